@@ -1,0 +1,1 @@
+"""What a change is: pure types and rules. No I/O, no clock, no environment."""

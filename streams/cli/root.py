@@ -1,0 +1,60 @@
+"""The root command. Subcommands are imported when they are called, so that `upwell --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Final
+
+import click
+
+from streams.cli.context import Context, one_clear_line
+
+#: command -> (module, attribute, one line for `upwell --help`)
+COMMANDS: Final = {
+    "stack": ("streams.cli.stack", "stack", "Start, stop and look at the local stack."),
+    "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
+    "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),
+    "worker": ("streams.cli.worker", "worker", "Run one worker: intake and embed."),
+    "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
+    "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
+    "demo": ("streams.cli.demo", "demo", "The whole line on real components, with live changes and searches."),
+    "up": ("streams.cli.up", "up", "Start stack, capture and a worker in the background."),
+    "down": ("streams.cli.up", "down", "Stop what `up` started."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--spec", type=click.Path(path_type=Path), help="The spec; default UPWELL_SPEC, else ./upwell.toml.")
+@click.version_option(package_name="upwell")
+@click.pass_context
+def cli(ctx: click.Context, spec: Path | None) -> None:
+    """upwell keeps the embeddings in a Postgres/pgvector database fresh, and says how fresh they are.
+
+    Exit codes: 0 fine, 1 the answer is bad, 2 usage, settings or HALT, 3 a neighbour is unreachable.
+    """
+    ctx.obj = Context(spec=spec)
+
+
+def main() -> None:
+    """Entry point of the `upwell` script."""
+    with one_clear_line():
+        cli(prog_name="upwell")

@@ -1,0 +1,1 @@
+"""Turn pending rows into vectors by their deadline."""

@@ -1,0 +1,1 @@
+"""How old is what applications see: sketches of propagation delay, and the report."""

@@ -1,0 +1,1 @@
+"""Decode, decide, write, acknowledge: milliseconds, and no model in this path."""

@@ -1,0 +1,120 @@
+"""What the two stages need of the world, as Protocols. Postgres and the model implement them; tests bring fakes.
+
+One contract suite (`tests/contracts`) runs against the fake store and the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.change import TopicPartition
+from schemas.sink import (
+    Claim,
+    EmbedWrite,
+    GenerationInfo,
+    IntakePlan,
+    IntakeRequest,
+    IntakeView,
+    WriteOutcome,
+)
+
+
+
+class IntakeStore(Protocol):
+    """The sink as the intake stage uses it."""
+
+    async def positions(self, topics: Collection[str]) -> Mapping[TopicPartition, int]:
+        """Next offset of every partition that has a position row."""
+        ...
+
+    async def intake(
+        self, request: IntakeRequest, decide: Callable[[IntakeView], IntakePlan]
+    ) -> tuple[IntakePlan, datetime]:
+        """One transaction: lock, read, `decide`, write, commit. Returns the plan and the sink's clock at commit.
+
+        `decide` is pure and may be called again when the transaction is retried. Raises PositionConflict when a
+        position differs from the request's, SinkUnavailable or Conflict when it may be retried, RecordRejected
+        when a row cannot be stored. Nothing is written when it raises.
+        """
+        ...
+
+
+class EmbedStore(Protocol):
+    """The sink as the embed stage uses it."""
+
+    async def claim(
+        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+    ) -> Sequence[Claim]:
+        """Take up to `limit` pending rows, earliest deadline first, `backfill_share` of them from the backfill lane.
+
+        Each claim has a fresh token; rows leased by others and not expired are skipped. No lock is held afterwards.
+        """
+        ...
+
+    async def known_hashes(self, collection: str, generation: int, hashes: Collection[bytes]) -> frozenset[bytes]:
+        """Which chunk hashes have a vector somewhere in the generation."""
+        ...
+
+    async def own_hashes(self, collection: str, generation: int, keys: Collection[str]) -> Mapping[str, frozenset[bytes]]:
+        """Chunk hashes stored for each key: those that are `kept`, the other known ones being `copied`."""
+        ...
+
+    async def write(self, writes: Sequence[EmbedWrite]) -> tuple[Sequence[WriteOutcome], datetime]:
+        """One transaction for documents of one collection: outcomes in the order of `writes`, and the sink's clock."""
+        ...
+
+    async def fail(self, claim: Claim, error: Exception, retry_seconds: float | None) -> None:
+        """Give a claim back: to be retried alone after `retry_seconds`, or None: dead-lettered."""
+        ...
+
+    async def release(self, slot: str) -> int:
+        """Free all leases of a worker slot (it restarted). Returns how many."""
+        ...
+
+    async def generations(self) -> Sequence[GenerationInfo]:
+        """All generations that are fed: live and filling."""
+        ...
+
+
+class Encoder(Protocol):
+    """A sentence-transformers model behind two calls. Not thread-safe; runs off the event loop."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Text tokens that fit into one chunk: the model's limit less its special tokens."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Normalised float32 vectors, shape (len(texts), dimension), in the order of `texts`.
+
+        Raises UnusableVector naming the text's index when a vector is NaN, infinite or zero, DimensionMismatch when
+        the model disagrees with itself.
+        """
+        ...
+
+
+class Chunker(Protocol):
+    """Cuts documents by the model's own tokenizer."""
+
+    def chunks(self, document: str) -> Sequence[str]:
+        """Non-empty chunks in order, each of at most `max_tokens` tokens; none for a blank document."""
+        ...
+
+
+class SchemaRegistry(Protocol):
+    """Writer schemas by id."""
+
+    async def schema(self, schema_id: int) -> str:
+        """The Avro schema as JSON text. Raises RegistryUnavailable (also for an id not known yet)."""
+        ...
