@@ -70,6 +70,8 @@ class Change:
     `text` is the rendered template ("" = nothing to embed), `text_hash` its SHA-256 (32 bytes).
     `moved_to` says that a delete is one half of a key change (`__debezium.newkey`).
     `kafka_at` is the record's timestamp, set by Connect's clock.
+    `unavailable` names the columns whose value Debezium did not have: until they are filled from the stored row
+    they are not in `row`, and `text` and `text_hash` are empty.
     """
 
     operation: Operation
@@ -82,6 +84,7 @@ class Change:
     text_hash: bytes = b""
     moved_to: bool = False
     kafka_at: datetime | None = None
+    unavailable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,15 @@ class IntakeRequest:
 
     `positions`: the next offset of each partition as this owner last read or wrote it; None where no position
     row existed. `keys`: record rows to lock, in key order. `exclusive`: a truncate is in the batch, so
-    the collection's advisory lock is taken exclusively.
+    the collection's advisory lock is taken exclusively. `with_rows`: those keys whose stored row must be read too,
+    because an unavailable (unchanged TOAST) value is to be taken from it.
     """
 
     collection: str
     positions: Mapping[TopicPartition, int | None]
     keys: Sequence[str]
     exclusive: bool = False
+    with_rows: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class RecordWrite:
     """The newest accepted change of a key in a batch. `deleted` makes a marker.
 
     `embed` says what becomes of the vectors: "remove" (marker or empty text), "pending" (the text changed) or
-    "keep". `committed_since` is the least commit time of the streamed changes that this write folds together, None
+    "keep". `outcome` is applied, unchanged (the text is; audited as a range) or deleted. `committed_since` is the least commit time of the streamed changes that this write folds together, None
     if all are snapshot rows; `changes` their number, at least 1.
     """
 
@@ -91,6 +93,7 @@ class RecordWrite:
     changes: int
     at: TopicPartition
     operation: str
+    outcome: Outcome = Outcome.APPLIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,6 @@ class WorkerSettings(Strict):
     retry_deadline_seconds: Positive = 86_400.0
     session_timeout_seconds: Annotated[float, Field(ge=6)] = 30.0
     threads: Annotated[int, Field(ge=0)] = 0
-    encode_delay_seconds: Annotated[float, Field(ge=0)] = 0.0
     metrics_interval_seconds: Positive = 1.0
 
 

@@ -1,0 +1,207 @@
+"""The shell of embedding: claim, cut, encode what is new, write; by deadline, live changes first.
+
+No lock is held while encoding. What happened meanwhile is found at the write: a deleted or replaced document is
+thrown away there by its lease token (H13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from schemas.errors import Conflict, Halt, Retry, UnusableVector, UpwellError
+from schemas.sink import Claim, EmbedWrite, WriteOutcome
+from schemas.template import Template
+from streams.embed.core import Cut, counts, cut, embed_write, to_encode
+from streams.freshness.measures import Measures
+from streams.ports import Chunker, EmbedStore, Encoder
+
+log = structlog.get_logger()
+
+#: A step aims at this, so that a live change waits for at most about one step of backfill.
+STEP_SECONDS: Final = 0.5
+FIRST_RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one generation's documents are made from rows."""
+
+    template: Template
+    chunker: Chunker
+    max_document_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedLimits:
+    """Settings of the embedder; seconds unless named otherwise."""
+
+    batch: int
+    backfill_share: float
+    lease_seconds: float
+    poll_seconds: float
+    attempts: int
+
+
+class Embedder:
+    """Embeds pending rows until stopped. One per process; the model runs in `executor`, off the event loop."""
+
+    def __init__(
+        self,
+        store: EmbedStore,
+        encoder: Encoder,
+        recipes: Mapping[tuple[str, int], Recipe],
+        measures: Measures,
+        *,
+        slot: str,
+        limits: EmbedLimits,
+        executor: Executor,
+    ) -> None:
+        self._store, self._encoder, self._recipes, self._measures = store, encoder, recipes, measures
+        self._slot, self._limits, self._executor = slot, limits, executor
+        self._collections = sorted({collection for collection, _ in recipes})
+        self._wake = asyncio.Event()
+        self._batch = limits.batch
+        self._stopping = False
+
+    def wake(self) -> None:
+        """There is a pending row: do not wait for the poll."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the step that runs, then return from `run`."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self, on_fatal: Callable[[BaseException], None]) -> None:
+        """Free this slot's leases of an earlier life, then embed until `stop`. Halt errors go to `on_fatal`."""
+        pause = 0.1
+        released = False
+        while not self._stopping:
+            try:
+                released = released or await self._store.release(self._slot) >= 0
+                self._wake.clear()
+                if await self.step() == 0:
+                    await self._wait(self._limits.poll_seconds)
+                pause = 0.1
+            except Retry as error:
+                log.warning("embed retry", error=str(error), pause_seconds=pause)
+                await self._wait(pause)
+                pause = min(pause * 2, 5.0)
+            except Exception as error:
+                on_fatal(error)
+                return
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def step(self) -> int:
+        """Claim and embed one batch. Returns the number of claims."""
+        claims = await self._store.claim(
+            self._collections, self._slot, self._batch, self._limits.backfill_share, self._limits.lease_seconds
+        )
+        started = time.monotonic()
+        again = [claim for claim in claims if claim.attempts > 0]
+        groups: dict[tuple[str, int], list[Claim]] = {}
+        for claim in claims:
+            if claim.attempts == 0:
+                groups.setdefault((claim.collection, claim.generation), []).append(claim)
+        for group in groups.values():
+            await self._embed(group)
+        for claim in again:
+            await self._embed([claim])
+        self._adapt(len(claims), time.monotonic() - started)
+        return len(claims)
+
+    def _adapt(self, claims: int, seconds: float) -> None:
+        """Claim about as many as fit into a step, so that a slow model does not hold live changes back."""
+        if claims:
+            fitting = int(STEP_SECONDS / max(seconds / claims, 1e-6))
+            self._batch = max(1, min(self._limits.batch, fitting))
+
+    async def _embed(self, claims: Sequence[Claim]) -> None:
+        """Embed claims of one generation. A failure is isolated to its own document by trying each alone."""
+        started = time.monotonic()
+        try:
+            cuts = await self._cut(claims)
+            if not cuts:
+                return
+            writes, encoded = await self._encoded(cuts)
+        except (Halt, Retry):
+            raise
+        except Exception as error:
+            await self._isolate(claims, error)
+            return
+        seconds = time.monotonic() - started
+        await self._write(cuts, writes, encoded, seconds)
+
+    async def _cut(self, claims: Sequence[Claim]) -> list[Cut]:
+        recipe = self._recipes[(claims[0].collection, claims[0].generation)]
+        loop = asyncio.get_running_loop()
+
+        def work() -> list[Cut]:
+            return [cut(claim, recipe.chunker.chunks(recipe.template.render(claim.row))) for claim in claims]
+
+        return await loop.run_in_executor(self._executor, work)
+
+    async def _encoded(self, cuts: Sequence[Cut]) -> tuple[list[EmbedWrite], frozenset[bytes]]:
+        claim = cuts[0].claim
+        hashes = {digest for one in cuts for digest in one.hashes}
+        known = await self._store.known_hashes(claim.collection, claim.generation, hashes)
+        missing = to_encode(cuts, known)
+        vectors: dict[bytes, Sequence[float]] = {}
+        if missing:
+            loop = asyncio.get_running_loop()
+            encoded = await loop.run_in_executor(self._executor, self._encoder.encode, list(missing.values()))
+            vectors = dict(zip(missing, encoded, strict=True))
+        return [embed_write(one, vectors) for one in cuts], frozenset(missing)
+
+    async def _write(
+        self, cuts: Sequence[Cut], writes: Sequence[EmbedWrite], encoded: frozenset[bytes], seconds: float
+    ) -> None:
+        claim = cuts[0].claim
+        own = await self._store.own_hashes(
+            claim.collection, claim.generation, [one.claim.key for one in cuts]
+        )
+        while True:
+            try:
+                outcomes, visible_at = await self._store.write(writes)
+                break
+            except Conflict as error:
+                log.info("embed write conflict", collection=claim.collection, error=str(error))
+        for one, outcome in zip(cuts, outcomes, strict=True):
+            self._measures.count(claim.collection, visible_at, f"embed_{outcome.value}")
+            if outcome in (WriteOutcome.WRITTEN, WriteOutcome.MOVED_ON):
+                self._measures.searchable(one.claim, visible_at, seconds)
+        result = counts(cuts, encoded, own)
+        for name in ("encoded", "kept", "copied"):
+            self._measures.count(claim.collection, visible_at, f"chunks_{name}", getattr(result, name))
+
+    async def _isolate(self, claims: Sequence[Claim], error: Exception) -> None:
+        if len(claims) > 1:
+            for claim in claims:
+                await self._embed([claim])
+            return
+        claim = claims[0]
+        hopeless = isinstance(error, UpwellError) and not isinstance(error, UnusableVector)
+        last = hopeless or claim.attempts + 1 >= self._limits.attempts
+        pause = min(FIRST_RETRY_SECONDS * 2**claim.attempts, LONGEST_RETRY_SECONDS)
+        log.error(
+            "embed failed",
+            collection=claim.collection,
+            version=list(claim.version),
+            attempt=claim.attempts + 1,
+            error=type(error).__name__,
+            dead_letter=last,
+        )
+        await self._store.fail(claim, error, None if last else pause)

@@ -1,0 +1,103 @@
+"""What a worker measures: delays by stage, and counts of outcomes and chunks, by collection and minute.
+
+Commit times are the source's clock and visibility the sink's; negative differences are clamped and counted as
+`clock_negative` (DESIGN 7). Stages: capture (commit -> Kafka), queue (Kafka -> taken in), wait (pending), embed, write;
+`total` is commit -> searchable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from schemas.change import Change, Undecodable
+from schemas.sink import Claim, IntakePlan
+from streams.freshness.sketches import freeze, new_sketch
+
+STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What changed since the last drain: counters to add, and whole sketches to replace, by (collection, minute, name)."""
+
+    counters: dict[tuple[str, datetime, str], int] = field(default_factory=dict)
+    sketches: dict[tuple[str, datetime, str], dict[str, Any]] = field(default_factory=dict)
+
+
+class Measures:
+    """Not thread-safe: lives on the event loop."""
+
+    def __init__(self) -> None:
+        self._counters: dict[tuple[str, datetime, str], int] = {}
+        self._sketches: dict[tuple[str, datetime, str], Any] = {}
+        self._touched: set[tuple[str, datetime, str]] = set()
+
+    def count(self, collection: str, at: datetime, name: str, number: int = 1) -> None:
+        """Add `number` to a counter of the minute of `at`."""
+        if number:
+            place = (collection, _minute(at), name)
+            self._counters[place] = self._counters.get(place, 0) + number
+
+    def delay(self, collection: str, at: datetime, stage: str, seconds: float, weight: int = 1) -> None:
+        """Add a delay, `weight` changes with the same one."""
+        if seconds < 0:
+            self.count(collection, at, "clock_negative", weight)
+        place = (collection, _minute(at), stage)
+        self._sketches.setdefault(place, new_sketch()).add(max(seconds, 0.0), weight)
+        self._touched.add(place)
+
+    def taken_in(
+        self, collection: str, events: Sequence[Change | Undecodable], plan: IntakePlan, visible_at: datetime
+    ) -> None:
+        """After an intake commit: outcomes, the first two stages, and the total of what needs no vector."""
+        for outcome, number in plan.outcomes.items():
+            self.count(collection, visible_at, f"outcome_{outcome.value}", number)
+        for event in events:
+            if not isinstance(event, Change) or event.origin.snapshot or event.kafka_at is None:
+                continue
+            if event.origin.committed_at is not None:
+                capture = (event.kafka_at - event.origin.committed_at).total_seconds()
+                self.delay(collection, visible_at, "capture", capture)
+                self.delay(collection, visible_at, "queue", (visible_at - event.kafka_at).total_seconds())
+        for write in plan.writes:
+            if write.embed != "pending" and write.committed_since is not None:
+                seconds = (visible_at - write.committed_since).total_seconds()
+                self.delay(collection, visible_at, "total", seconds, write.changes)
+        if plan.fence_committed_at is not None:
+            self.delay(collection, visible_at, "total", (visible_at - plan.fence_committed_at).total_seconds())
+
+    def searchable(self, claim: Claim, visible_at: datetime, embed_seconds: float) -> None:
+        """After an embed commit that made a claim's text searchable. Backfill has no delay."""
+        if claim.pending_since is None:
+            self.count(claim.collection, visible_at, "backfilled")
+            return
+        since_claim = (visible_at - claim.claimed_at).total_seconds()
+        waited = (claim.claimed_at - claim.taken_in_at).total_seconds()
+        total = (visible_at - claim.pending_since).total_seconds()
+        self.delay(claim.collection, visible_at, "wait", waited)
+        self.delay(claim.collection, visible_at, "embed", embed_seconds)
+        self.delay(claim.collection, visible_at, "write", since_claim - embed_seconds)
+        self.delay(claim.collection, visible_at, "total", total, max(claim.changes, 1))
+
+    def drain(self) -> Drained:
+        """What to write to the sink now. Sketches of past minutes are forgotten once written."""
+        drained = Drained(dict(self._counters), {at: freeze(self._sketches[at]) for at in self._touched})
+        self._counters.clear()
+        newest = max((minute for _, minute, _ in self._sketches), default=None)
+        for place in [place for place in self._sketches if place[1] != newest]:
+            del self._sketches[place]
+        self._touched.clear()
+        return drained
+
+    def give_back(self, drained: Drained) -> None:
+        """The write failed: count these again at the next drain (sketches of a past minute are lost to the report)."""
+        for place, number in drained.counters.items():
+            self._counters[place] = self._counters.get(place, 0) + number
+        self._touched |= {place for place in drained.sketches if place in self._sketches}
+
+
+def _minute(at: datetime) -> datetime:
+    return at.replace(second=0, microsecond=0)

@@ -1,0 +1,308 @@
+"""Which change wins: the pure decision of an intake transaction (DESIGN 3, 4).
+
+`decide` folds a batch, in arrival order, onto what the transaction read under its locks. Everything about order
+is here and nowhere else: stores only carry out the plan, and guard it once more in SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition, Undecodable
+from schemas.errors import UnresolvedPlaceholder
+from schemas.sink import Fence, IntakePlan, IntakeView, Lane, OffsetRange, RecordState, RecordWrite
+
+Complete = Callable[[Change, Mapping[str, JsonValue] | None], Change | Undecodable]
+
+#: Outcomes that get an audit row of their own; the others are audited as ranges of offsets with counts.
+AUDITED_SINGLY = frozenset({Outcome.APPLIED, Outcome.DELETED, Outcome.DEAD_LETTER})
+
+
+def is_below(fence: Fence, lineage: int, fence_lsn: int | None) -> bool:
+    """Whether a row of `lineage` at `fence_lsn` was removed by the truncate that set `fence` (H6-H8)."""
+    if lineage != fence.lineage:
+        return lineage < fence.lineage
+    return fence_lsn is None or fence_lsn < fence.lsn
+
+
+def is_replay(state: RecordState, change: Change) -> bool:
+    """Whether the connector sends an event again (H3). Both numbers must be old: either alone loses data (H1, H4)."""
+    stored, sent = (state.sequence_last_commit, state.lsn), (
+        change.origin.sequence_last_commit,
+        change.origin.lsn,
+    )
+    if state.version.lineage != change.version.lineage or change.origin.snapshot:
+        return False
+    if stored[0] is None or stored[1] is None or sent[0] is None or sent[1] is None:
+        return False
+    return sent[0] <= stored[0] and sent[1] <= stored[1]
+
+
+def is_overtaken_snapshot_row(state: RecordState, change: Change) -> bool:
+    """A row of an incremental snapshot never overwrites what streaming said in the same lineage (H5)."""
+    return change.origin.snapshot and state.streamed and state.version.lineage == change.version.lineage
+
+
+def is_half_of_a_shift(state: RecordState, change: Change) -> bool:
+    """A key change away from a row that the same transaction has just put there (H9): ask the source instead."""
+    mine, stored = change.origin.transaction_id, state.transaction_id
+    return change.moved_to and not state.deleted and mine is not None and mine == stored
+
+
+def rejection(state: RecordState | None, fence: Fence | None, change: Change, repaired: bool) -> Outcome | None:
+    """Why a row event must not be applied, or None to accept it."""
+    if state is not None and change.version <= state.version:
+        return Outcome.DUPLICATE
+    if fence is not None and is_below(fence, change.version.lineage, change.origin.fence_lsn):
+        return Outcome.IGNORED
+    if state is None:
+        return None
+    if is_replay(state, change):
+        return Outcome.DUPLICATE
+    if is_overtaken_snapshot_row(state, change) and not repaired:
+        return Outcome.IGNORED
+    return None
+
+
+def next_state(state: RecordState | None, change: Change) -> RecordState:
+    """The record after an accepted change. A snapshot row never clears the stored lsn and pair (H2)."""
+    origin, deleted = change.origin, change.operation is Operation.DELETE
+    fresh = RecordState(
+        version=change.version,
+        deleted=deleted,
+        text_hash=b"" if deleted else change.text_hash,
+        streamed=not origin.snapshot,
+        lsn=origin.lsn,
+        sequence_last_commit=origin.sequence_last_commit,
+        transaction_id=origin.transaction_id,
+        fence_lsn=origin.fence_lsn,
+        committed_at=origin.committed_at,
+        row=None if deleted else change.row,
+    )
+    if not origin.snapshot or state is None or state.version.lineage != change.version.lineage:
+        return fresh
+    return replace(
+        fresh,
+        lsn=state.lsn,
+        sequence_last_commit=state.sequence_last_commit,
+        committed_at=state.committed_at,
+    )
+
+
+@dataclass(slots=True)
+class _Folded:
+    """One key while its events are folded: what is stored, what it has become, and which event made it so."""
+
+    stored: RecordState | None
+    state: RecordState | None
+    last: Change | None = None
+    committed_since: datetime | None = None
+    changes: int = 0
+    live: bool = False
+    empty: bool = False
+    spoilt: list[Undecodable] = field(default_factory=list)
+
+    def accept(self, change: Change) -> None:
+        self.state = next_state(self.state, change)
+        self.last, self.empty = change, not change.text.strip()
+        self.changes += 1
+        committed_at = change.origin.committed_at
+        if change.origin.snapshot or committed_at is None:
+            return
+        self.live = True
+        if self.committed_since is None or committed_at < self.committed_since:
+            self.committed_since = committed_at
+
+    def write(self, key: str) -> RecordWrite | None:
+        if self.last is None or self.state is None:
+            return None
+        unchanged = (
+            self.stored is not None
+            and not self.stored.deleted
+            and not self.state.deleted
+            and self.stored.text_hash == self.state.text_hash
+        )
+        embed = "keep" if unchanged else "remove" if self.state.deleted or self.empty else "pending"
+        outcome = Outcome.DELETED if self.state.deleted else Outcome.APPLIED
+        return RecordWrite(
+            key=key,
+            state=self.state,
+            origin=self.last.origin,
+            embed=embed,
+            lane=Lane.LIVE if self.live else Lane.BACKFILL,
+            committed_since=self.committed_since,
+            changes=self.changes,
+            at=self.last.at,
+            operation=self.last.operation.value,
+            outcome=Outcome.UNCHANGED if unchanged else outcome,
+        )
+
+
+class _Batch:
+    """One run of `decide`: the folded keys, the fence, and the outcome of every consumed offset in order."""
+
+    def __init__(self, view: IntakeView, complete: Complete) -> None:
+        self.view, self.complete = view, complete
+        self.fence = view.fence
+        self.keys: dict[str, _Folded] = {}
+        self.outcomes: dict[tuple[TopicPartition, int], Outcome] = {}
+        self.dead_letters: dict[tuple[TopicPartition, int], Undecodable] = {}
+        self.wanted: set[str] = set()
+        self.done: set[str] = set()
+        self.fence_committed_at: datetime | None = None
+
+    def take(self, event: Change | Undecodable) -> None:
+        place = (event.at, event.version.offset)
+        if isinstance(event, Undecodable):
+            self._spoilt(place, event)
+        elif event.operation in (Operation.TOMBSTONE, Operation.MESSAGE):
+            self.outcomes[place] = Outcome.IGNORED
+        elif event.operation is Operation.TRUNCATE:
+            self.outcomes[place] = self._truncate(event)
+        elif event.key is not None:
+            self._row(place, event.key, event)
+
+    def _folded(self, key: str) -> _Folded:
+        if key not in self.keys:
+            stored = self.view.records.get(key)
+            self.keys[key] = _Folded(stored, stored)
+        return self.keys[key]
+
+    def _spoilt(self, place: tuple[TopicPartition, int], event: Undecodable) -> None:
+        stored = self.view.records.get(event.key) if event.key is not None else None
+        if stored is not None and event.version <= stored.version:
+            self.outcomes[place] = Outcome.DUPLICATE
+            return
+        self.outcomes[place] = Outcome.DEAD_LETTER
+        self.dead_letters[place] = event
+        if event.key is not None:
+            self._folded(event.key).spoilt.append(event)
+
+    def _row(self, place: tuple[TopicPartition, int], key: str, change: Change) -> None:
+        folded = self._folded(key)
+        repaired = change.origin.snapshot and key in self.view.repairs
+        refused = rejection(folded.state, self.fence, change, repaired)
+        if refused is not None:
+            self.outcomes[place] = refused
+            return
+        if folded.state is not None and is_half_of_a_shift(folded.state, change):
+            self.wanted.add(key)
+            self.outcomes[place] = Outcome.IGNORED
+            return
+        whole = self._completed(change, folded)
+        if isinstance(whole, Undecodable):
+            self._spoilt(place, whole)
+            return
+        self._supersede(folded)
+        folded.accept(whole)
+        self.outcomes[place] = Outcome.DELETED if change.operation is Operation.DELETE else Outcome.APPLIED
+        if repaired:
+            self.done.add(key)
+
+    def _completed(self, change: Change, folded: _Folded) -> Change | Undecodable:
+        """Unavailable values mean "unchanged": they come from the row as it stands now, in this batch too."""
+        if not change.unavailable:
+            return change
+        if folded.state is None or folded.state.row is None:
+            raise UnresolvedPlaceholder(
+                f"{change.at.topic}/{change.at.partition}@{change.version.offset}: column "
+                f"{', '.join(sorted(change.unavailable))} of key {change.key} was not sent and no row is stored: "
+                f"set REPLICA IDENTITY FULL on the table, then run upwell connector rebuild"
+            )
+        return self.complete(change, folded.state.row)
+
+    def _supersede(self, folded: _Folded) -> None:
+        """A newer change of the key is in the batch: what it overtakes is neither applied nor a dead letter."""
+        if folded.last is not None:
+            self.outcomes[(folded.last.at, folded.last.version.offset)] = Outcome.SUPERSEDED
+        for spoilt in folded.spoilt:
+            place = (spoilt.at, spoilt.version.offset)
+            self.outcomes[place] = Outcome.SUPERSEDED
+            self.dead_letters.pop(place, None)
+        folded.spoilt.clear()
+
+    def _truncate(self, change: Change) -> Outcome:
+        lsn = change.origin.fence_lsn
+        if lsn is None:
+            return Outcome.IGNORED
+        fence = Fence(change.version.lineage, lsn)
+        if self.fence is not None and (fence.lineage, fence.lsn) <= (self.fence.lineage, self.fence.lsn):
+            return Outcome.DUPLICATE
+        self.fence, self.fence_committed_at = fence, change.origin.committed_at
+        for key in {*self.keys, *self.view.records}:
+            folded = self._folded(key)
+            state = folded.state
+            if state is None or not is_below(fence, state.version.lineage, state.fence_lsn):
+                continue
+            self._supersede(folded)
+            self.keys[key] = _Folded(None, None)
+        return Outcome.DELETED
+
+    def plan(self) -> IntakePlan:
+        writes = [write for key in sorted(self.keys) if (write := self.keys[key].write(key)) is not None]
+        for write in writes:
+            self.outcomes[(write.at, write.state.version.offset)] = write.outcome
+        positions: dict[TopicPartition, int] = {}
+        for at, offset in self.outcomes:
+            positions[at] = max(positions.get(at, 0), offset + 1)
+        counts: dict[Outcome, int] = {}
+        for outcome in self.outcomes.values():
+            counts[outcome] = counts.get(outcome, 0) + 1
+        return IntakePlan(
+            writes=writes,
+            dead_letters=list(self.dead_letters.values()),
+            ranges=list(_ranges(self.outcomes)),
+            positions=positions,
+            fence=self.fence if self.fence != self.view.fence else None,
+            fence_committed_at=self.fence_committed_at,
+            repairs_wanted=frozenset(self.wanted),
+            repairs_done=frozenset(self.done),
+            outcomes=counts,
+        )
+
+
+def _ranges(outcomes: Mapping[tuple[TopicPartition, int], Outcome]) -> Iterable[OffsetRange]:
+    """Runs of one outcome within a partition, in offset order."""
+    run: OffsetRange | None = None
+    for (at, offset), outcome in sorted(outcomes.items()):
+        if run is not None and run.at == at and run.outcome is outcome:
+            run = replace(run, last=offset, count=run.count + 1)
+            continue
+        if run is not None and run.outcome not in AUDITED_SINGLY:
+            yield run
+        run = OffsetRange(at, offset, offset, 1, outcome)
+    if run is not None and run.outcome not in AUDITED_SINGLY:
+        yield run
+
+
+def decide(events: Sequence[Change | Undecodable], view: IntakeView, complete: Complete) -> IntakePlan:
+    """Fold `events` (arrival order; within a partition offset order) onto `view`.
+
+    Every event's offset gets exactly one outcome (promise 4). Raises UnresolvedPlaceholder when a value was not
+    sent and is not stored, so that the collection waits instead of embedding a placeholder.
+    """
+    batch = _Batch(view, complete)
+    for event in events:
+        batch.take(event)
+    return batch.plan()
+
+
+def keys_of(events: Iterable[Change | Undecodable]) -> list[str]:
+    """Distinct keys in the order in which their record rows are locked."""
+    return sorted({event.key for event in events if event.key is not None})
+
+
+def keys_with_rows(events: Iterable[Change | Undecodable]) -> frozenset[str]:
+    """Keys whose stored row is needed, because a value of an event was not sent."""
+    return frozenset(
+        event.key
+        for event in events
+        if isinstance(event, Change) and event.key is not None and event.unavailable
+    )
+
+
+def has_truncate(events: Iterable[Change | Undecodable]) -> bool:
+    """Whether the transaction must take the collection's lock exclusively."""
+    return any(isinstance(event, Change) and event.operation is Operation.TRUNCATE for event in events)

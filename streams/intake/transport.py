@@ -1,0 +1,61 @@
+"""Faust's consumer, seeking to the sink's positions instead of the group's offsets (DESIGN 4, H21, H22).
+
+Faust calls `seek_to_committed` after each rebalance, once the in-flight messages are gone: this is the only place
+where a seek is not undone. Kafka's group offsets stay for display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from faust.transport.drivers.aiokafka import Consumer as AiokafkaConsumer
+from faust.transport.drivers.aiokafka import Transport as AiokafkaTransport
+from faust.types import TP
+
+from schemas.change import TopicPartition
+from schemas.errors import GapFound
+
+ReadPositions = Callable[[frozenset[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
+
+
+def starting_offsets(
+    positions: Mapping[TopicPartition, int], log_starts: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Where to read each partition from: the sink's position, or the log's start where there is none.
+
+    Raises GapFound if the log no longer holds what comes after a position (H23).
+    """
+    offsets = {}
+    for at, log_start in log_starts.items():
+        position = positions.get(at)
+        if position is not None and log_start > position:
+            raise GapFound(
+                f"{at.topic}/{at.partition}: the log starts at {log_start}, the sink has taken in up to {position}: "
+                f"{log_start - position} changes are lost; run upwell connector rebuild"
+            )
+        offsets[at] = log_start if position is None else position
+    return offsets
+
+
+class PositionedConsumer(AiokafkaConsumer):  # type: ignore[misc]
+    """A consumer whose only offsets are the sink's."""
+
+    async def seek_to_committed(self) -> Mapping[Any, int]:
+        """Seek every assigned partition to its starting offset and return those."""
+        assigned = list(self.assignment())
+        if not assigned:
+            return {}
+        partitions = frozenset(TopicPartition(tp.topic, tp.partition) for tp in assigned)
+        starts = await self._thread.earliest_offsets(*assigned)
+        log_starts = {TopicPartition(tp.topic, tp.partition): offset for tp, offset in starts.items()}
+        offsets = starting_offsets(await self.app.read_positions(partitions), log_starts)
+        seek = {TP(at.topic, at.partition): offset for at, offset in offsets.items()}
+        await self._thread.seek_wait(seek)
+        return seek
+
+
+class PositionedTransport(AiokafkaTransport):  # type: ignore[misc]
+    """Faust's Kafka transport with our consumer."""
+
+    Consumer = PositionedConsumer
