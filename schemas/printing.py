@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, Final
@@ -12,41 +13,44 @@ from jinja2.filters import FILTERS as _JINJA
 
 
 def printed(value: Any) -> str:
-    """The text of one value. Raises UndefinedError for a missing column, TypeError for a method not called."""
-    if type(value) is str:
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return printed_float(value)
-    if isinstance(value, Mapping):
-        return printed_json(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(printed(item) for item in value)
-    if callable(value) and not isinstance(value, Undefined):
+    """The text of one value. Raises UndefinedError for a missing column, TypeError for an uncalled method."""
+    exact = _PRINTED.get(type(value))
+    if exact is not None:
+        return exact(value)
+    if isinstance(value, str | Undefined):
+        return str(value)
+    if callable(value):
         raise TypeError("a method is not text: call it")
-    if isinstance(value, Iterable) and not isinstance(value, str | Undefined):
-        return printed(list(value))
-    return str(value)
+    return _printed_list(value) if isinstance(value, Iterable) else str(value)
+
+
+def _printed_list(values: Iterable[Any]) -> str:
+    return ", ".join(printed(value) for value in values if value is not None)
 
 
 def printed_float(value: float) -> str:
     """Shortest digits that give the number again, with an exponent from 15 digits on, as Postgres has it."""
-    if value == 0 or not 1e-4 <= abs(value) < 1e15:
-        digits, _, exponent = f"{value!r}".partition("e")
-        if exponent or value in (0, float("inf"), float("-inf")) or value != value:
-            return f"{digits.removesuffix('.0')}{'e' + exponent if exponent else ''}"
-        mantissa = f"{value:.17e}" if float(f"{value:.15e}") != value else f"{value:.15e}"
-        head, _, tail = mantissa.partition("e")
-        return f"{head.rstrip('0').rstrip('.')}e{tail}"
-    return repr(value).removesuffix(".0")
+    if math.isfinite(value) and 1e15 <= abs(value) < 1e16:
+        return next(text for text in (f"{value:.{n}e}" for n in range(18)) if float(text) == value)
+    digits, e, exponent = repr(value).partition("e")
+    return digits.removesuffix(".0") + e + exponent
 
 
 def printed_json(value: Any) -> str:
     """JSON with every letter as itself."""
     return json.dumps(value, ensure_ascii=False)
+
+
+_PRINTED: Final[Mapping[type, Callable[[Any], str]]] = {
+    str: lambda value: value,
+    type(None): lambda value: "",
+    bool: lambda value: "true" if value else "false",
+    int: str,
+    float: printed_float,
+    dict: printed_json,
+    list: _printed_list,
+    tuple: _printed_list,
+}
 
 
 def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +91,7 @@ _TEXT: Final[Mapping[str, Callable[..., Any]]] = {
     "capitalize": str.capitalize,
     "lower": str.lower,
     "replace": _replace,
-    "striptags": lambda text: _JINJA["striptags"](text),
+    "striptags": _JINJA["striptags"],
     "string": lambda text: text,
     "title": _JINJA["title"],
     "trim": str.strip,
@@ -97,9 +101,10 @@ _TEXT: Final[Mapping[str, Callable[..., Any]]] = {
 }
 
 _AS_JINJA: Final = (
-    "abs count d default dictsort first float groupby int items last length list map max min reject rejectattr "
-    "reverse round select selectattr sort sum unique"
-).split()
+    "abs", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
+    "length", "list", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select",
+    "selectattr", "sort", "sum", "unique",
+)  # fmt: skip
 
 #: Every filter a template may use; what is random, escapes HTML or makes long text out of short is not here.
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {

@@ -82,7 +82,9 @@ class CollectionSpec(Strict):
     def _coherent(self) -> Self:
         reserved = sorted(set(self.metadata) & set(VIEW_COLUMNS))
         if reserved:
-            raise ValueError(f"metadata column {reserved[0]!r} is a column of every view: rename it at the source")
+            raise ValueError(
+                f"metadata column {reserved[0]!r} is a column of every view: rename it at the source"
+            )
         hidden = sorted((set(self.metadata) | self.template_columns) & set(self.exclude))
         if hidden:
             raise ValueError(f"column {hidden[0]!r} is excluded, but the template or the metadata needs it")

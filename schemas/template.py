@@ -1,8 +1,8 @@
 """The template of a collection: the text that is made of a row. Jinja2, sandboxed and strict.
 
-A template may name columns, use filters and tests, `if`, `for` and `set`, and call the harmless methods of text, lists
-and mappings. Everything else is refused when the spec is read, so a bad template never meets a row, and the same row
-always gives the same text: nothing random, no clock, no memory address.
+A template may name columns, use filters and tests, `if`, `for` and `set`, and call the harmless methods
+of text, lists and mappings. Everything else is refused when the spec is read, so a bad template never meets
+a row, and the same row always gives the same text: nothing random, no clock, no memory address.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import jinja2
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.change import JsonValue
 from schemas.errors import TemplateError
@@ -23,26 +24,28 @@ from schemas.printing import FILTERS, printed
 
 #: Statements and expressions that a template may consist of; no macro, include, import or recursion.
 _ALLOWED: Final = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.AssignBlock,
-    nodes.With, nodes.FilterBlock, nodes.Const, nodes.Name, nodes.Filter, nodes.Test, nodes.Getattr, nodes.Getitem,
-    nodes.Call, nodes.Keyword, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos,
-    nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Concat, nodes.CondExpr,
-    nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Slice,
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign,
+    nodes.AssignBlock, nodes.With, nodes.FilterBlock, nodes.Const, nodes.Name, nodes.Filter, nodes.Test,
+    nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Keyword, nodes.Compare, nodes.Operand, nodes.And,
+    nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div,
+    nodes.FloorDiv, nodes.Mod, nodes.Concat, nodes.CondExpr, nodes.List, nodes.Tuple, nodes.Dict,
+    nodes.Pair, nodes.Slice,
 )  # fmt: skip
 
 #: Methods of text, lists, mappings and `loop` that neither change anything nor make long text out of short.
-_METHODS: Final = frozenset(
-    "capitalize casefold changed count cycle endswith find get index isdigit items join keys lower lstrip partition "
-    "removeprefix removesuffix replace rpartition rsplit rstrip split splitlines startswith strip swapcase title "
-    "upper values".split()
-)
+_METHODS: Final = frozenset((
+    "capitalize", "casefold", "changed", "count", "cycle", "endswith", "find", "get", "index",
+    "isdigit", "items", "join", "keys", "lower", "lstrip", "partition", "removeprefix", "removesuffix",
+    "replace", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip",
+    "swapcase", "title", "upper", "values",
+))  # fmt: skip
 
 #: Loops within loops beyond this could run for hours over one long document.
 _DEEPEST_LOOP: Final = 2
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Attributes are items of mappings or listed methods, items are never attributes; `*` and `%` are arithmetic."""
+    """Attributes are items or listed methods, items are never attributes, `*` and `%` are arithmetic."""
 
     intercepted_binops = frozenset({"*", "%"})
 
@@ -110,7 +113,8 @@ def _check(node: nodes.Node, loops: int) -> None:
         dunder = str(node.arg.value).startswith("__")
         _refuse_unless(not dunder, node, f"item {node.arg.value!r} is not allowed")
     elif isinstance(node, nodes.Name):
-        _refuse_unless(node.name != "self" and "__" not in node.name, node, f"name {node.name!r} is not allowed")
+        fine = node.name != "self" and "__" not in node.name
+        _refuse_unless(fine, node, f"name {node.name!r} is not allowed")
     elif isinstance(node, nodes.Call):
         known = isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS
         _refuse_unless(known, node, "only methods of text, lists and mappings can be called")
@@ -124,7 +128,7 @@ def _check(node: nodes.Node, loops: int) -> None:
 
 
 def _check_named(node: nodes.Filter | nodes.Test) -> None:
-    """The filter or test must exist, and so must the one that `map`, `select` and `reject` name. Raises ValueError."""
+    """The filter or test must exist, and what `map`, `select` and `reject` name too. Raises ValueError."""
     known: Mapping[str, Any] = FILTERS if isinstance(node, nodes.Filter) else _ENVIRONMENT.tests
     kind = type(node).__name__.lower()
     _refuse_unless(node.name in known, node, f"there is no {kind} {node.name!r}")
@@ -144,7 +148,8 @@ def _print_operands(tree: nodes.Template) -> nodes.Template:
     """`a ~ b` joins what the two print, so that NULL is empty there too."""
     for concat in tree.find_all(nodes.Concat):
         concat.nodes = [
-            nodes.Filter(operand, "string", [], [], None, None, lineno=concat.lineno) for operand in concat.nodes
+            nodes.Filter(operand, "string", [], [], None, None, lineno=concat.lineno)
+            for operand in concat.nodes
         ]
     return tree
 
@@ -161,7 +166,7 @@ class Template:
         self.columns: Final = self._compiled.columns
 
     def render(self, row: Mapping[str, JsonValue]) -> str:
-        """The row's text, without white space at its ends; NULL is empty, times and numbers are as in the row.
+        """The row's text, stripped; NULL is empty, the rest as Postgres prints it.
 
         Raises TemplateError, which names the columns of the line that failed and never a value.
         """
@@ -169,10 +174,9 @@ class Template:
         try:
             text = self._compiled.template.render(used).replace("\0", "").strip()
             text.encode()
-        except UndefinedError as error:
-            raise TemplateError(f"the template cannot render this row: {error.message}") from None
         except Exception as error:
-            raise TemplateError(f"the template cannot render this row: {self._where(error)}") from None
+            why = error.message if isinstance(error, UndefinedError) else type(error).__name__
+            raise TemplateError(f"the template cannot render this row: {why}, {self._where(error)}") from None
         return text
 
     def _where(self, error: Exception) -> str:
@@ -183,7 +187,7 @@ class Template:
             trace = trace.tb_next
         columns = self._compiled.columns_by_line.get(line) or tuple(sorted(self.columns))
         names = ", ".join(repr(column) for column in columns)
-        return f"{type(error).__name__} at line {line}, column {names}"
+        return f"line {line}, column {names}"
 
 
 def text_hash(text: str) -> bytes:

@@ -24,7 +24,6 @@ from schemas.sink import (
 )
 
 
-
 class IntakeStore(Protocol):
     """The sink as the intake stage uses it."""
 
@@ -56,11 +55,15 @@ class EmbedStore(Protocol):
         """
         ...
 
-    async def known_hashes(self, collection: str, generation: int, hashes: Collection[bytes]) -> frozenset[bytes]:
+    async def known_hashes(
+        self, collection: str, generation: int, hashes: Collection[bytes]
+    ) -> frozenset[bytes]:
         """Which chunk hashes have a vector somewhere in the generation."""
         ...
 
-    async def own_hashes(self, collection: str, generation: int, keys: Collection[str]) -> Mapping[str, frozenset[bytes]]:
+    async def own_hashes(
+        self, collection: str, generation: int, keys: Collection[str]
+    ) -> Mapping[str, frozenset[bytes]]:
         """Chunk hashes stored for each key: those that are `kept`, the other known ones being `copied`."""
         ...
 
@@ -78,6 +81,22 @@ class EmbedStore(Protocol):
 
     async def generations(self) -> Sequence[GenerationInfo]:
         """All generations that are fed: live and filling."""
+        ...
+
+
+class WorkerStore(IntakeStore, EmbedStore, Protocol):
+    """The sink as a worker process uses it."""
+
+    async def flush_measures(
+        self,
+        counters: Mapping[tuple[str, datetime, str], int],
+        sketches: Mapping[tuple[str, datetime, str], Mapping[str, object]],
+    ) -> None:
+        """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name."""
+        ...
+
+    async def close(self) -> None:
+        """Give all connections back."""
         ...
 
 

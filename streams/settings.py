@@ -85,7 +85,6 @@ class WorkerSettings(Strict):
     metrics_interval_seconds: Positive = 1.0
 
 
-
 class Settings(BaseSettings):
     """All settings of a deployment. Each has a default that works on one machine."""
 

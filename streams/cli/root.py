@@ -18,7 +18,11 @@ COMMANDS: Final = {
     "worker": ("streams.cli.worker", "worker", "Run one worker: intake and embed."),
     "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
-    "demo": ("streams.cli.demo", "demo", "The whole line on real components, with live changes and searches."),
+    "demo": (
+        "streams.cli.demo",
+        "demo",
+        "The whole line on real components, with live changes and searches.",
+    ),
     "up": ("streams.cli.up", "up", "Start stack, capture and a worker in the background."),
     "down": ("streams.cli.up", "down", "Stop what `up` started."),
 }
@@ -43,7 +47,9 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--spec", type=click.Path(path_type=Path), help="The spec; default UPWELL_SPEC, else ./upwell.toml.")
+@click.option(
+    "--spec", type=click.Path(path_type=Path), help="The spec; default UPWELL_SPEC, else ./upwell.toml."
+)
 @click.version_option(package_name="upwell")
 @click.pass_context
 def cli(ctx: click.Context, spec: Path | None) -> None:

@@ -108,7 +108,11 @@ class Embedder:
     async def step(self) -> int:
         """Claim and embed one batch. Returns the number of claims."""
         claims = await self._store.claim(
-            self._collections, self._slot, self._batch, self._limits.backfill_share, self._limits.lease_seconds
+            self._collections,
+            self._slot,
+            self._batch,
+            self._limits.backfill_share,
+            self._limits.lease_seconds,
         )
         started = time.monotonic()
         again = [claim for claim in claims if claim.attempts > 0]

@@ -67,7 +67,9 @@ class Measures:
                 seconds = (visible_at - write.committed_since).total_seconds()
                 self.delay(collection, visible_at, "total", seconds, write.changes)
         if plan.fence_committed_at is not None:
-            self.delay(collection, visible_at, "total", (visible_at - plan.fence_committed_at).total_seconds())
+            self.delay(
+                collection, visible_at, "total", (visible_at - plan.fence_committed_at).total_seconds()
+            )
 
     def searchable(self, claim: Claim, visible_at: datetime, embed_seconds: float) -> None:
         """After an embed commit that made a claim's text searchable. Backfill has no delay."""

@@ -55,9 +55,10 @@ def merged(frozen: Iterable[Mapping[str, Any]]) -> Any:
 
 def summary(sketch: Any) -> dict[str, float | None]:
     """p50, p95, p99, max and mean in seconds (None when empty), and the count."""
+    found: dict[str, float | None] = {name: None for name, _ in QUANTILES}
     if not sketch.count:
-        return {name: None for name, _ in QUANTILES} | {"max": None, "mean": None, "count": 0}
-    quantiles = {name: float(sketch.get_quantile_value(quantile)) for name, quantile in QUANTILES}
+        return {**found, "max": None, "mean": None, "count": 0}
     worst = float(sketch._max)
-    capped: dict[str, float | None] = {name: min(value, worst) for name, value in quantiles.items()}
-    return capped | {"max": worst, "mean": sketch._sum / sketch.count, "count": round(sketch.count)}
+    for name, quantile in QUANTILES:
+        found[name] = min(float(sketch.get_quantile_value(quantile)), worst)
+    return {**found, "max": worst, "mean": float(sketch._sum / sketch.count), "count": round(sketch.count)}

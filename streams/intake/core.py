@@ -29,9 +29,12 @@ def is_below(fence: Fence, lineage: int, fence_lsn: int | None) -> bool:
 
 def is_replay(state: RecordState, change: Change) -> bool:
     """Whether the connector sends an event again (H3). Both numbers must be old: either alone loses data (H1, H4)."""
-    stored, sent = (state.sequence_last_commit, state.lsn), (
-        change.origin.sequence_last_commit,
-        change.origin.lsn,
+    stored, sent = (
+        (state.sequence_last_commit, state.lsn),
+        (
+            change.origin.sequence_last_commit,
+            change.origin.lsn,
+        ),
     )
     if state.version.lineage != change.version.lineage or change.origin.snapshot:
         return False
@@ -51,7 +54,9 @@ def is_half_of_a_shift(state: RecordState, change: Change) -> bool:
     return change.moved_to and not state.deleted and mine is not None and mine == stored
 
 
-def rejection(state: RecordState | None, fence: Fence | None, change: Change, repaired: bool) -> Outcome | None:
+def rejection(
+    state: RecordState | None, fence: Fence | None, change: Change, repaired: bool
+) -> Outcome | None:
     """Why a row event must not be applied, or None to accept it."""
     if state is not None and change.version <= state.version:
         return Outcome.DUPLICATE

@@ -8,10 +8,12 @@ Commit order, the only one in which a crash anywhere loses nothing (DESIGN 4):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
-from schemas.change import Change, Outcome, TopicPartition, Undecodable, Version
+from schemas.change import Change, TopicPartition, Undecodable
 from schemas.envelope import Decoder, RawMessage
 from schemas.errors import Blocked, RecordRejected
 from schemas.sink import IntakePlan, IntakeRequest, IntakeView
@@ -19,6 +21,8 @@ from streams.freshness.measures import Measures
 from streams.intake.core import decide, has_truncate, keys_of, keys_with_rows
 from streams.intake.retry import persist
 from streams.ports import IntakeStore, SchemaRegistry
+
+T = TypeVar("T")
 
 
 class Intake:
@@ -60,12 +64,12 @@ class Intake:
             except Blocked:
                 if events:
                     return events, list(messages[index:])
-                events.append((message, await self._persist(lambda m=message: self._decode(m), message)))
+                events.append((message, await self._persist(partial(self._decode, message), message)))
         return events, []
 
     async def _decode(self, message: RawMessage) -> Change | Undecodable:
         for schema_id in self._decoder.needs_schema(message.key, message.value):
-            schema = await self._persist(lambda i=schema_id: self._registry.schema(i), message)
+            schema = await self._persist(partial(self._registry.schema, schema_id), message)
             self._decoder.learn(schema_id, schema)
         return self._decoder.decode(message)
 
@@ -104,7 +108,7 @@ class Intake:
     def _decision(self, events: Sequence[Change | Undecodable]) -> Callable[[IntakeView], IntakePlan]:
         return lambda view: decide(events, view, self._decoder.complete)
 
-    async def _persist(self, attempt: Callable, message: RawMessage):  # type: ignore[no-untyped-def, type-arg]
+    async def _persist(self, attempt: Callable[[], Awaitable[T]], message: RawMessage) -> T:
         return await persist(
             attempt,
             should_stop=self._should_stop,
@@ -126,11 +130,3 @@ def _rejected(message: RawMessage, event: Change | Undecodable, error: RecordRej
         error=str(error),
         committed_at=event.origin.committed_at if isinstance(event, Change) else event.committed_at,
     )
-
-
-def outcome_totals(plan: IntakePlan) -> Mapping[str, int]:
-    """Outcome name -> number of offsets."""
-    return {Outcome(outcome).value: count for outcome, count in plan.outcomes.items()}
-
-
-__all__ = ["Intake", "Version", "outcome_totals"]

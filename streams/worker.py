@@ -1,0 +1,200 @@
+"""One worker process: intake and embed over one sink, started and stopped in order.
+
+Intake begins at once; the model loads in a thread meanwhile, and embedding begins when it is ready. Whatever is fatal
+ends the process un-acknowledged: exit 2 for a HALT, 1 for what a restart cures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from schemas.change import TopicPartition
+from schemas.errors import DimensionMismatch, UpwellError
+from streams.embed.stage import Embedder, EmbedLimits, Recipe
+from streams.freshness.measures import Measures
+from streams.intake.app import faust_settings, make_app
+from streams.intake.retry import Stopping, persist
+from streams.intake.stage import Intake
+from streams.ports import Encoder, WorkerStore
+from streams.settings import Settings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `app.py` wires for a worker. `recipes` and `intakes` are made when encoder and loop are there."""
+
+    settings: Settings
+    slot: str
+    store: WorkerStore
+    load_encoder: Callable[[], Encoder]
+    make_recipes: Callable[[Encoder], Mapping[tuple[str, int], Recipe]]
+    make_intakes: Callable[[IntakeNeeds], Mapping[str, Intake]]
+    dimensions: Mapping[tuple[str, int], int]
+    services: tuple[Callable[[Callable[[], bool]], Awaitable[None]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeNeeds:
+    """What every intake shares within a worker."""
+
+    measures: Measures
+    positions: dict[TopicPartition, int]
+    wake: Callable[[], None]
+    should_stop: Callable[[], bool]
+
+
+class Worker:
+    """Runs until SIGTERM or SIGINT, or until something fatal happens."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._measures = Measures()
+        self._positions: dict[TopicPartition, int] = {}
+        self._stop = asyncio.Event()
+        self._fatal: BaseException | None = None
+        self._embedder: Embedder | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    async def run(self) -> None:
+        """Raises the fatal error, if one ended it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        needs = IntakeNeeds(self._measures, self._positions, self._wake_embedder, self._stop.is_set)
+        settings = self._parts.settings
+        app = make_app(
+            faust_settings(
+                settings.group_id,
+                settings.kafka.bootstrap_servers,
+                self._parts.slot,
+                settings.home,
+                settings.worker.session_timeout_seconds,
+            ),
+            self._parts.make_intakes(needs),
+            batch_size=settings.worker.batch_size,
+            read_positions=self._read_positions,
+            on_fatal=self._on_fatal,
+        )
+        embedding = asyncio.create_task(self._embed())
+        flushing = asyncio.create_task(self._flush_often())
+        services = [asyncio.create_task(self._serve(run)) for run in self._parts.services]
+        try:
+            await self._start(app)
+            await self._stop.wait()
+        finally:
+            await self._wind_down(app, [embedding, *services], flushing)
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _start(self, app: object) -> None:
+        log.info("worker starting", slot=self._parts.slot)
+        try:
+            await app.start()  # type: ignore[attr-defined]
+        except Exception as error:
+            self._on_fatal(error)
+
+    async def _wind_down(
+        self, app: object, tasks: list[asyncio.Task[None]], flushing: asyncio.Task[None]
+    ) -> None:
+        self._stop.set()
+        if self._embedder is not None:
+            self._embedder.stop()
+        with contextlib.suppress(Exception):
+            await app.stop()  # type: ignore[attr-defined]
+        await asyncio.wait(tasks, timeout=20)
+        for task in (*tasks, flushing):
+            task.cancel()
+        await asyncio.gather(*tasks, flushing, return_exceptions=True)
+        with contextlib.suppress(UpwellError):
+            await self._flush()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._parts.store.close()
+        log.info("worker stopped", slot=self._parts.slot)
+
+    def _wake_embedder(self) -> None:
+        if self._embedder is not None:
+            self._embedder.wake()
+
+    def _on_fatal(self, error: BaseException) -> None:
+        """Remember the first fatal error and stop; a consequence of stopping is none."""
+        if self._fatal is None and not isinstance(error, Stopping | asyncio.CancelledError):
+            self._fatal = error
+            log.error("fatal", error=str(error), kind=type(error).__name__)
+        self._stop.set()
+
+    async def _read_positions(self, partitions: frozenset[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The sink's positions of newly assigned partitions; waits for the sink, as nothing can be read without."""
+        topics = sorted({at.topic for at in partitions})
+        found = await persist(
+            lambda: self._parts.store.positions(topics),
+            should_stop=self._stop.is_set,
+            deadline_seconds=self._parts.settings.worker.retry_deadline_seconds,
+            where="positions",
+        )
+        mine = {at: offset for at, offset in found.items() if at in partitions}
+        self._positions.clear()
+        self._positions.update(mine)
+        return mine
+
+    async def _embed(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings = self._parts.settings.worker
+        try:
+            encoder = await loop.run_in_executor(self._executor, self._parts.load_encoder)
+            for (collection, number), dimension in self._parts.dimensions.items():
+                if dimension != encoder.dimension:
+                    raise DimensionMismatch(
+                        f"model {encoder.name} has {encoder.dimension} dimensions, generation {number} of "
+                        f"{collection} has {dimension}: restore the model, or run upwell generation create {collection}"
+                    )
+            self._embedder = Embedder(
+                self._parts.store,
+                encoder,
+                self._parts.make_recipes(encoder),
+                self._measures,
+                slot=self._parts.slot,
+                limits=EmbedLimits(
+                    settings.embed_batch,
+                    settings.backfill_share,
+                    settings.lease_seconds,
+                    settings.poll_seconds,
+                    settings.embed_attempts,
+                ),
+                executor=self._executor,
+            )
+            log.info("embedding", model=encoder.name, dimension=encoder.dimension)
+            if not self._stop.is_set():
+                await self._embedder.run(self._on_fatal)
+        except Exception as error:
+            self._on_fatal(error)
+
+    async def _serve(self, run: Callable[[Callable[[], bool]], Awaitable[None]]) -> None:
+        try:
+            await run(self._stop.is_set)
+        except Exception as error:
+            self._on_fatal(error)
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(self._parts.settings.worker.metrics_interval_seconds)
+            with contextlib.suppress(UpwellError):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        drained = self._measures.drain()
+        if not drained.counters and not drained.sketches:
+            return
+        try:
+            await self._parts.store.flush_measures(drained.counters, drained.sketches)
+        except UpwellError:
+            self._measures.give_back(drained)
+            raise
