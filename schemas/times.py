@@ -14,7 +14,7 @@ _ISO: Final = re.compile(
 )
 _FRACTION: Final = re.compile(r"\.(\d*?)0+(?!\d)")
 
-#: What Debezium sends for `infinity` in columns without time zone: PGStatement's constants, and Long's limits.
+#: What Debezium sends for `infinity` in columns without time zone: the driver's constants, and Java's limits.
 _INFINITE_MICROS: Final = {
     9223372036825200000: "infinity",
     9223372036854775807: "infinity",
@@ -77,7 +77,7 @@ def zoned_timestamp_text(text: str) -> str:
 
 def zoned_time_text(text: str) -> str:
     """`io.debezium.time.ZonedTime`, with the offset as Postgres has it."""
-    return _trimmed(text.removesuffix("Z") + "+00" if text.endswith("Z") else text.replace(":00+00:00", ":00+00"))
+    return _trimmed(text.removesuffix("Z") + "+00" if text.endswith("Z") else text)
 
 
 def _trimmed(text: str) -> str:

@@ -9,7 +9,7 @@ def split(message: bytes) -> tuple[int, bytes]:
     """Return the schema id and the Avro body. Raises BadMagicByte."""
     if len(message) < 5 or message[0] != 0:
         raise BadMagicByte(
-            "the message does not begin with a zero byte and a schema id: is the converter's id handler right?"
+            "the message does not begin with a zero byte and a schema id: check the converter's id handler"
         )
     return int.from_bytes(message[1:5], "big"), message[5:]
 

@@ -1,0 +1,1 @@
+"""Debezium under Kafka Connect: its configuration, its REST interface, its incremental snapshot."""

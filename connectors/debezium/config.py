@@ -1,0 +1,141 @@
+"""The connector's configuration as a dataclass, rendered to what Connect is given (DESIGN 6).
+
+No secret is in it: user and password are references that Connect's file provider resolves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from connectors.debezium.naming import SERVICE_TABLES, SIGNAL_TABLE, Naming, check_tables
+from schemas.errors import SettingsError
+from schemas.names import check_identifier
+
+CONNECTOR_CLASS: Final = "io.debezium.connector.postgresql.PostgresConnector"
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+
+#: One row, rewritten: the slot advances also while only other tables change, and H31's last commit is flushed.
+HEARTBEAT_QUERY: Final = (
+    "INSERT INTO upwell.heartbeat (id, at) VALUES (1, clock_timestamp()) "
+    "ON CONFLICT (id) DO UPDATE SET at = excluded.at"
+)
+
+#: Whatever would drop, convert or invent an event silently is set, whether or not it is today's default.
+FIXED: Final[dict[str, str]] = {
+    "connector.class": CONNECTOR_CLASS,
+    "tasks.max": "1",
+    "plugin.name": "pgoutput",
+    "slot.drop.on.stop": "false",
+    "publication.autocreate.mode": "disabled",
+    "snapshot.mode": "no_data",
+    "incremental.snapshot.watermarking.strategy": "insert_delete",
+    "signal.data.collection": SIGNAL_TABLE,
+    "signal.enabled.channels": "source",
+    "notification.enabled.channels": "sink,log",
+    "skipped.operations": "none",
+    "tombstones.on.delete": "true",
+    "provide.transaction.metadata": "false",
+    "decimal.handling.mode": "string",
+    "interval.handling.mode": "string",
+    "time.precision.mode": "adaptive_time_microseconds",
+    "schema.name.adjustment.mode": "avro",
+    "field.name.adjustment.mode": "avro",
+    "heartbeat.action.query": HEARTBEAT_QUERY,
+    "errors.tolerance": "none",
+    "errors.max.retries": "-1",
+    "errors.log.include.messages": "false",
+    "event.processing.failure.handling.mode": "fail",
+    "max.batch.size": "512",
+    "max.queue.size": "2048",
+    "max.queue.size.in.bytes": str(64 * 1024 * 1024),
+    "producer.override.max.request.size": str(MAX_MESSAGE_BYTES),
+    "producer.override.compression.type": "lz4",
+    "producer.override.linger.ms": "5",
+    "database.tcpKeepAlive": "true",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorConfig:
+    """Everything that differs between deployments. `placeholder` is random per deployment (unchanged TOAST values).
+
+    `tables` are the collections' tables, `excluded` columns as `schema.table.column`. `secrets_file` is a
+    properties file on Connect's machine with `user` and `password`.
+    """
+
+    naming: Naming
+    host: str
+    port: int
+    database: str
+    tables: tuple[str, ...]
+    placeholder: str
+    secrets_file: str
+    registry_url: str
+    excluded: tuple[str, ...] = ()
+    ssl: dict[str, str] = field(default_factory=dict)
+    converter: Literal["apicurio", "confluent"] = "apicurio"
+    heartbeat_interval_ms: int = 2000
+    poll_interval_ms: int = 20
+    snapshot_chunk_rows: int = 512
+    retry_wait_ms: int = 2000
+
+    def render(self) -> dict[str, str]:
+        """The JSON object for `PUT /connectors/{name}/config`, keys sorted. Raises SettingsError."""
+        config = {**FIXED, **self._source(), **self._stream(), **converters(self.converter, self.registry_url)}
+        return dict(sorted(config.items()))
+
+    def _source(self) -> dict[str, str]:
+        if ":" in self.secrets_file or "}" in self.secrets_file:
+            raise SettingsError(f"secrets file {self.secrets_file!r}: ':' and '}}' end a reference to it")
+        return {
+            "database.hostname": self.host,
+            "database.port": str(self.port),
+            "database.dbname": self.database,
+            "database.user": f"${{file:{self.secrets_file}:user}}",
+            "database.password": f"${{file:{self.secrets_file}:password}}",
+            **self.ssl,
+        }
+
+    def _stream(self) -> dict[str, str]:
+        tables = (*check_tables(self.tables), *SERVICE_TABLES)
+        config = {
+            "name": self.naming.connector,
+            "topic.prefix": self.naming.topic_prefix,
+            "slot.name": self.naming.slot,
+            "publication.name": self.naming.publication,
+            "table.include.list": ",".join(_pattern(table) for table in tables),
+            "unavailable.value.placeholder": self.placeholder,
+            "notification.sink.topic.name": self.naming.notifications_topic,
+            "heartbeat.interval.ms": str(self.heartbeat_interval_ms),
+            "poll.interval.ms": str(self.poll_interval_ms),
+            "incremental.snapshot.chunk.size": str(self.snapshot_chunk_rows),
+            "retriable.restart.connector.wait.ms": str(self.retry_wait_ms),
+        }
+        if self.excluded:
+            config["column.exclude.list"] = ",".join(_pattern(column) for column in self.excluded)
+        return config
+
+
+def _pattern(qualified: str) -> str:
+    """Debezium's lists are anchored regular expressions: only the dots need an escape."""
+    for part in qualified.split("."):
+        check_identifier(part, f"{qualified!r}:")
+    return qualified.replace(".", "\\.")
+
+
+def converters(kind: str, registry_url: str) -> dict[str, str]:
+    """Key and value converter: Avro in the Confluent wire format, magic 0 and 4-byte id (DESIGN 9)."""
+    if kind == "confluent":
+        one = {"": "io.confluent.connect.avro.AvroConverter", ".schema.registry.url": registry_url}
+    else:
+        one = {
+            "": "io.apicurio.registry.utils.converter.AvroConverter",
+            ".apicurio.registry.url": registry_url,
+            ".apicurio.registry.auto-register": "true",
+            ".apicurio.registry.as-confluent": "true",
+            ".apicurio.registry.use-id": "contentId",
+            ".apicurio.registry.headers.enabled": "false",
+            ".apicurio.registry.id-handler": "io.apicurio.registry.serde.Legacy4ByteIdHandler",
+        }
+    return {f"{side}.converter{key}": value for side in ("key", "value") for key, value in one.items()}

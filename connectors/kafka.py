@@ -1,0 +1,150 @@
+"""The broker as an administrator sees it: topics with their identity, end offsets, log starts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import TopicPartition as ClientPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from connectors.debezium.config import MAX_MESSAGE_BYTES
+from schemas.change import TopicPartition
+from schemas.errors import KafkaUnavailable, SettingsError
+
+TIMEOUT_SECONDS: Final = 30.0
+_LOG: Final = logging.getLogger("upwell.kafka.client")
+
+_NOT_NOW: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._TRANSPORT,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What makes a topic the one that was created: a topic deleted and made again has another id."""
+
+    topic_id: str
+    partitions: int
+
+
+def client_config(bootstrap_servers: str, **more: object) -> dict[str, Any]:
+    """Settings of every confluent-kafka client; the library's own log goes to the logger, not to stderr."""
+    return {"bootstrap.servers": bootstrap_servers, "logger": _LOG, "error_cb": _ignore, **more}
+
+
+def _ignore(error: KafkaError) -> None:
+    """Each call reports its own failure; the client's background errors would only repeat it."""
+
+
+class Kafka:
+    """One cluster. Blocking."""
+
+    def __init__(self, bootstrap_servers: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._servers = bootstrap_servers
+        self._timeout = timeout
+        self._admin = AdminClient(client_config(bootstrap_servers))
+
+    def create(self, topics: Mapping[str, int], *, replication_factor: int, retention_hours: float) -> list[str]:
+        """Create what does not exist (name -> partitions); returns the created names.
+
+        Never compacted: a compacted topic forgets deletes, and its offset gaps stall consumers (DESIGN 4).
+        """
+        config = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(int(retention_hours * 3_600_000)),
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        }
+        new = [
+            NewTopic(name, num_partitions=count, replication_factor=replication_factor, config=config)
+            for name, count in topics.items()
+        ]
+        if not new:
+            return []
+        with self._errors():
+            futures = self._admin.create_topics(new, request_timeout=self._timeout)
+        return [name for name, future in futures.items() if self._created(future.result)]
+
+    def _created(self, result: Callable[[], object]) -> bool:
+        try:
+            with self._errors():
+                result()
+        except TopicExists:
+            return False
+        return True
+
+    def describe(self, names: Collection[str]) -> dict[str, TopicFacts]:
+        """Identity of each topic that exists."""
+        if not names:
+            return {}
+        with self._errors():
+            futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout)
+        found = {}
+        for name, future in futures.items():
+            try:
+                with self._errors():
+                    description = future.result()
+            except TopicUnknown:
+                continue
+            found[name] = TopicFacts(str(description.topic_id), len(description.partitions))
+        return found
+
+    def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:
+        """The offset that the next record of each partition will get."""
+        return self._offsets(topics, OffsetSpec.latest())
+
+    def log_starts(self, topics: Collection[str]) -> dict[TopicPartition, int]:
+        """The least offset that each partition still holds."""
+        return self._offsets(topics, OffsetSpec.earliest())
+
+    def _offsets(self, topics: Collection[str], spec: OffsetSpec) -> dict[TopicPartition, int]:
+        asked = {
+            ClientPartition(name, partition): spec
+            for name, facts in self.describe(topics).items()
+            for partition in range(facts.partitions)
+        }
+        if not asked:
+            return {}
+        with self._errors():
+            futures = self._admin.list_offsets(asked, request_timeout=self._timeout)
+            return {TopicPartition(at.topic, at.partition): int(f.result().offset) for at, f in futures.items()}
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Driver errors become ours here and nowhere else."""
+        try:
+            yield
+        except KafkaException as exception:
+            error = exception.args[0]
+            if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicExists from exception
+            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise TopicUnknown from exception
+            if error.retriable() or error.code() in _NOT_NOW:
+                raise KafkaUnavailable(f"Kafka at {self._servers}: {error.str()}") from exception
+            raise SettingsError(f"Kafka at {self._servers} refuses: {error.str()}") from exception
+
+
+class TopicExists(Exception):
+    """Not an error: what was wanted is there."""
+
+
+class TopicUnknown(Exception):
+    """Not an error: the topic is simply not there."""

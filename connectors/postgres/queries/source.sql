@@ -1,0 +1,90 @@
+-- The source database: what upwell reads of its catalog, and its own few tables in schema `upwell`.
+-- Runs on Postgres 14 or newer without superuser.
+
+-- name: server
+-- Version and settings that logical decoding needs.
+SELECT current_setting('server_version_num')::int AS version,
+       current_setting('wal_level') AS wal_level,
+       current_setting('server_encoding') AS encoding,
+       current_user AS role;
+
+-- name: table
+-- One table: kind, persistence, replica identity (d, n, f, i).
+SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
+       c.relreplident::text AS identity
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
+
+-- name: columns
+-- Columns in order. `toastable` = may be stored out of line; `key_position` counts from 1 within the primary key.
+SELECT a.attname AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.attnotnull AS not_null,
+       a.attlen = -1 AND a.attstorage IN ('x', 'e') AS toastable,
+       a.attgenerated <> '' AS generated,
+       array_position(i.indkey::int2[], a.attnum) + 1 - array_lower(i.indkey::int2[], 1) AS key_position
+  FROM pg_catalog.pg_attribute a
+  LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum;
+
+-- name: service_tables
+-- Which tables of schema `upwell` exist already.
+SELECT c.relname AS name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'upwell' AND c.relkind = 'r';
+
+-- name: publication
+-- A row if the publication exists: what it publishes, and whether it takes all tables.
+SELECT puballtables AS all_tables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS complete
+  FROM pg_catalog.pg_publication
+ WHERE pubname = %(publication)s;
+
+-- name: published_tables
+-- Tables in the publication.
+SELECT schemaname || '.' || tablename AS name
+  FROM pg_catalog.pg_publication_tables
+ WHERE pubname = %(publication)s;
+
+-- name: unmarked_tables
+-- Tables in the publication whose addition is not marked by a transaction that began after it.
+SELECT p.schemaname || '.' || p.tablename AS name
+  FROM pg_catalog.pg_publication_tables p
+  LEFT JOIN upwell.published m
+    ON m.publication = p.pubname AND m.table_name = p.schemaname || '.' || p.tablename
+ WHERE p.pubname = %(publication)s AND m.after_xid IS NULL;
+
+-- name: unsettled_tables
+-- Tables that transactions older than their addition to the publication may still be writing (H25).
+SELECT table_name AS name
+  FROM upwell.published
+ WHERE publication = %(publication)s AND table_name = ANY (%(tables)s)
+   AND (after_xid IS NULL OR after_xid >= pg_snapshot_xmin(pg_current_snapshot()));
+
+-- name: oldest_transaction
+-- Whom an unsettled table waits for: the oldest open transaction that has written something.
+SELECT pid, coalesce(application_name, '') AS application, (now() - xact_start)::text AS age
+  FROM pg_catalog.pg_stat_activity
+ WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+ ORDER BY xact_start
+ LIMIT 1;
+
+-- name: slot
+-- The replication slot; confirmed is NULL until its start point is consistent.
+SELECT slot_name AS name, active, confirmed_flush_lsn IS NOT NULL AS ready, wal_status
+  FROM pg_catalog.pg_replication_slots
+ WHERE slot_name = %(slot)s AND database = current_database();
+
+-- name: placeholder
+-- The deployment's stand-in for values that Debezium does not have.
+SELECT placeholder FROM upwell.deployment WHERE name = %(name)s;
+
+-- name: signal
+-- A signal to Debezium; asked again with the same id it is not sent twice.
+INSERT INTO upwell.signal (id, type, data) VALUES (%(id)s, %(type)s, %(data)s) ON CONFLICT (id) DO NOTHING;
+
+-- name: signal_sent
+-- Whether a signal was inserted.
+SELECT 1 AS sent FROM upwell.signal WHERE id = %(id)s;

@@ -1,0 +1,154 @@
+"""The source database: what its catalog says about tables, and whether they can be captured at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from connectors.debezium.naming import check_tables
+from connectors.postgres.sql import Queries
+from schemas.errors import SettingsError, SourceUnavailable
+
+LEAST_VERSION: Final = 140_000
+SQL: Final = Queries.load("source")
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """`type` as `format_type` prints it; `toastable`: an unchanged value may be missing from an update's event."""
+
+    name: str
+    type: str
+    not_null: bool
+    toastable: bool
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """One source table. `key` is the primary key in its own order; `full` says REPLICA IDENTITY FULL."""
+
+    table: str
+    key: tuple[SourceColumn, ...]
+    columns: tuple[SourceColumn, ...]
+    full: bool
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """Type of each column."""
+        return {column.name: column.type for column in self.columns}
+
+    @property
+    def toastable(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns if column.toastable)
+
+    def need(self, columns: Iterable[str], why: str) -> None:
+        """Raise SettingsError unless each column exists and its value reaches the stream."""
+        by_name = {column.name: column for column in self.columns}
+        for name in sorted(columns):
+            if name not in by_name:
+                raise SettingsError(f"{self.table} has no column {name!r}, which {why} names")
+            if by_name[name].generated:
+                raise SettingsError(f"{self.table}.{name} is a generated column: replication leaves it out")
+
+    def unsafe(self, columns: Iterable[str]) -> list[str]:
+        """Those of `columns` that an update's event may lack, because identity is not FULL."""
+        return [] if self.full else sorted(set(columns) & self.toastable)
+
+
+@contextlib.contextmanager
+def source_errors() -> Iterator[None]:
+    """Driver errors become ours here and nowhere else; the message never carries the DSN."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise SourceUnavailable(f"source database: {_first_line(error)}") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SettingsError(
+            f"source database: {_first_line(error)}; let the owner run `upwell migrate source --print`"
+        ) from error
+    except psycopg.errors.UndefinedTable as error:
+        raise SettingsError(f"source database: {_first_line(error)}; run `upwell migrate source` first") from error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def connect_source(dsn: str) -> Iterator[Connection]:
+    """An autocommit connection. Raises SourceUnavailable, SettingsError if there is no DSN."""
+    if not dsn:
+        raise SettingsError("source.dsn is not set: UPWELL_SOURCE_DSN or [source] dsn")
+    with source_errors():
+        connection: Connection = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=10, application_name="upwell"
+        )
+        with connection:
+            yield connection
+
+
+def rows(connection: Connection, query: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+    """All rows of one named query as dicts."""
+    with source_errors(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL[query], parameters).fetchall()
+
+
+def first(connection: Connection, query: str, parameters: Mapping[str, object] | None = None) -> Row | None:
+    """The first row, or None."""
+    found = rows(connection, query, parameters)
+    return found[0] if found else None
+
+
+def check_server(connection: Connection) -> None:
+    """Raise SettingsError unless this server can feed logical replication."""
+    server = first(connection, "server")
+    assert server is not None
+    if server["version"] < LEAST_VERSION:
+        raise SettingsError("the source needs Postgres 14 or newer")
+    if server["wal_level"] != "logical":
+        raise SettingsError(f"the source has wal_level {server['wal_level']}: set it to logical and restart the server")
+    if server["encoding"] != "UTF8":
+        raise SettingsError(f"the source database is {server['encoding']}: pgoutput needs UTF8")
+
+
+def inspect_tables(connection: Connection, tables: Iterable[str]) -> dict[str, TableInfo]:
+    """What the catalog says, by `schema.table`. Raises SettingsError for the first table that cannot be captured."""
+    check_server(connection)
+    return {table: _inspect(connection, table) for table in check_tables(tables)}
+
+
+def _inspect(connection: Connection, table: str) -> TableInfo:
+    schema, name = table.split(".")
+    relation = first(connection, "table", {"schema": schema, "table": name})
+    if relation is None:
+        raise SettingsError(f"the source has no table {table}")
+    _refuse(table, relation)
+    found = rows(connection, "columns", {"oid": relation["oid"]})
+    key = sorted((row for row in found if row["key_position"]), key=lambda row: int(row["key_position"]))
+    if not key:
+        raise SettingsError(f"{table} has no primary key: published without one, its own UPDATEs would fail")
+    return TableInfo(table, tuple(map(_column, key)), tuple(map(_column, found)), relation["identity"] == "f")
+
+
+def _refuse(table: str, relation: Row) -> None:
+    if relation["kind"] == "p":
+        raise SettingsError(f"{table} is partitioned: name its partitions as tables of their own")
+    if relation["kind"] != "r":
+        raise SettingsError(f"{table} is not an ordinary table")
+    if relation["persistence"] != "p":
+        raise SettingsError(f"{table} is unlogged or temporary: its changes are not in the write-ahead log")
+    if relation["identity"] == "n":
+        raise SettingsError(f"{table} has REPLICA IDENTITY NOTHING: published so, its own UPDATEs would fail")
+
+
+def _column(row: Row) -> SourceColumn:
+    return SourceColumn(row["name"], row["type"], row["not_null"], row["toastable"], row["generated"])

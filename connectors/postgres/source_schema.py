@@ -1,0 +1,187 @@
+"""Bringing the source in line with the spec: schema `upwell`, the publication, and when each table joined it.
+
+No user table is altered. The same statements are run (`migrate source`) or printed for the owner
+(`migrate source --print`); both only say what is not there yet.
+
+A transaction may have written to a table before the table joined the publication and commit afterwards: its rows
+are in no event, and a scan before its commit does not see them either (H25). So after the addition has committed, a
+second transaction marks it with its own id, and the scan waits until every older transaction has ended.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+
+from connectors.debezium.naming import SERVICE_TABLES, check_tables, publication_name
+from connectors.postgres.source import Connection, TableInfo, first, rows, source_errors
+from schemas.errors import SettingsError
+from schemas.names import check_identifier
+
+#: Serialises migrations of the source; any constant does.
+_LOCK: Final = "SELECT pg_advisory_lock(hashtext('upwell.migrate_source'))"
+_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtext('upwell.migrate_source'))"
+
+TABLES: Final[Mapping[str, str]] = {
+    "heartbeat": "CREATE TABLE IF NOT EXISTS upwell.heartbeat (id int PRIMARY KEY, at timestamptz NOT NULL)",
+    "signal": "CREATE TABLE IF NOT EXISTS upwell.signal (id text PRIMARY KEY, type text NOT NULL, data text)",
+    "canary": (
+        "CREATE TABLE IF NOT EXISTS upwell.canary "
+        "(id int PRIMARY KEY, nonce text NOT NULL, at timestamptz NOT NULL)"
+    ),
+    "deployment": (
+        "CREATE TABLE IF NOT EXISTS upwell.deployment "
+        "(name text PRIMARY KEY, placeholder text NOT NULL, created_at timestamptz NOT NULL DEFAULT now())"
+    ),
+    "published": (
+        "CREATE TABLE IF NOT EXISTS upwell.published "
+        "(publication text, table_name text, after_xid xid8 NOT NULL, PRIMARY KEY (publication, table_name))"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement and what it does, in words. The words are empty for what is not worth a line."""
+
+    statement: str
+    words: str
+
+
+def plan(connection: Connection, name: str, tables: Iterable[str]) -> list[Step]:
+    """What is missing before the marks, in order. Reads only."""
+    wanted = (*SERVICE_TABLES, *check_tables(tables))
+    exist = {str(row["name"]) for row in rows(connection, "service_tables")}
+    steps = [] if exist else [Step("CREATE SCHEMA IF NOT EXISTS upwell", "schema upwell")]
+    steps += [Step(text, f"table upwell.{table}") for table, text in TABLES.items() if table not in exist]
+    if "deployment" not in exist or first(connection, "placeholder", {"name": name}) is None:
+        steps.append(_deployment(name))
+    return steps + _publication(connection, publication_name(name), wanted)
+
+
+def _deployment(name: str) -> Step:
+    placeholder = f"__upwell_unavailable_{secrets.token_hex(16)}__"
+    return Step(
+        "INSERT INTO upwell.deployment (name, placeholder) "
+        f"VALUES ('{check_identifier(name, 'name')}', '{placeholder}') ON CONFLICT (name) DO NOTHING",
+        "",
+    )
+
+
+def _publication(connection: Connection, publication: str, wanted: tuple[str, ...]) -> list[Step]:
+    facts = first(connection, "publication", {"publication": publication})
+    if facts is None:
+        listed = ", ".join(_quoted(table) for table in wanted)
+        return [Step(f"CREATE PUBLICATION {publication} FOR TABLE {listed}", f"publication {publication}")]
+    if facts["all_tables"]:
+        raise SettingsError(f"publication {publication} is FOR ALL TABLES: drop it, upwell makes its own")
+    present = {str(row["name"]) for row in rows(connection, "published_tables", {"publication": publication})}
+    steps = [] if facts["complete"] else [_all_operations(publication)]
+    for table in sorted(set(wanted) - present):
+        text = f"ALTER PUBLICATION {publication} ADD TABLE {_quoted(table)}"
+        steps.append(Step(_forget(publication, table), ""))
+        steps.append(Step(text, f"publication {publication}: {table} added"))
+    for table in sorted(present - set(wanted)):
+        text = f"ALTER PUBLICATION {publication} DROP TABLE {_quoted(table)}"
+        steps.append(Step(text, f"publication {publication}: {table} removed"))
+        steps.append(Step(_forget(publication, table), ""))
+    return steps
+
+
+def _all_operations(publication: str) -> Step:
+    text = f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
+    return Step(text, f"publication {publication}: all operations")
+
+
+def _quoted(table: str) -> str:
+    return sql.Identifier(*table.split(".")).as_string(None)
+
+
+def _forget(publication: str, table: str) -> str:
+    condition = sql.SQL("publication = {} AND table_name = {}").format(sql.Literal(publication), sql.Literal(table))
+    return f"DELETE FROM upwell.published WHERE {condition.as_string(None)}"
+
+
+def _mark(publication: str) -> str:
+    """Runs in a transaction of its own after the addition: its id is above all that began before it."""
+    return (
+        "INSERT INTO upwell.published (publication, table_name, after_xid)\n"
+        "SELECT pubname, schemaname || '.' || tablename, pg_current_xact_id()\n"
+        f"  FROM pg_publication_tables WHERE pubname = '{publication}'\n"
+        "ON CONFLICT (publication, table_name) DO NOTHING"
+    )
+
+
+def migrate_source(connection: Connection, name: str, tables: Iterable[str]) -> list[str]:
+    """Do what `plan` says under an advisory lock; idempotent. Returns what was done, in words."""
+    publication = publication_name(name)
+    with source_errors():
+        connection.execute(_LOCK)
+        try:
+            steps = plan(connection, name, tables)
+            with connection.transaction():
+                connection.execute("SET LOCAL lock_timeout = '10s'")
+                for step in steps:
+                    connection.execute(step.statement)  # type: ignore[call-overload]
+            if rows(connection, "unmarked_tables", {"publication": publication}):
+                connection.execute(_mark(publication))  # type: ignore[call-overload]
+        finally:
+            connection.execute(_UNLOCK)
+    return [step.words for step in steps if step.words]
+
+
+def print_source_sql(connection: Connection, name: str, tables: Mapping[str, TableInfo]) -> str:
+    """The same as a script for the owner of the tables, and what upwell advises but never does itself."""
+    publication = publication_name(name)
+    steps = plan(connection, name, tables)
+    parts = [f"-- upwell: what the source still needs for deployment {name}. Run it as the owner of the tables."]
+    if steps:
+        parts += ["BEGIN;", "SET LOCAL lock_timeout = '5s';", *(f"{step.statement};" for step in steps), "COMMIT;"]
+    parts += [
+        "-- In a transaction of its own: no first load begins before every older transaction has ended.",
+        f"{_mark(publication)};",
+        _grants(tables),
+    ]
+    advice = [f"ALTER TABLE {_quoted(table)} REPLICA IDENTITY FULL;" for table, info in tables.items() if not info.full]
+    if advice:
+        parts += ["-- Advised: without it, updates leave out long values that they do not change.", *advice]
+    return "\n".join(parts) + "\n"
+
+
+def _grants(tables: Iterable[str]) -> str:
+    """A role of its own for the connector, as comments: whether and how it logs in is the owner's choice."""
+    listed = ", ".join(_quoted(table) for table in tables)
+    lines = [
+        "A role of its own for the connector (choose a password, put it into connect.secrets_file):",
+        "CREATE ROLE upwell_capture LOGIN REPLICATION;",
+        "GRANT USAGE ON SCHEMA upwell TO upwell_capture;",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA upwell TO upwell_capture;",
+        f"GRANT SELECT ON {listed} TO upwell_capture;  -- and USAGE on their schemas",
+    ]
+    return "\n".join(f"-- {line}" for line in lines)
+
+
+def unsettled(connection: Connection, name: str, tables: Iterable[str]) -> list[str]:
+    """Tables whose scan would be too early, because an older transaction is still open (H25)."""
+    parameters = {"publication": publication_name(name), "tables": list(tables)}
+    return [str(row["name"]) for row in rows(connection, "unsettled_tables", parameters)]
+
+
+def unpublished(connection: Connection, name: str, tables: Iterable[str]) -> list[str]:
+    """Tables that are missing from the publication, or were added to it without a mark."""
+    publication = publication_name(name)
+    present = {row["name"] for row in rows(connection, "published_tables", {"publication": publication})}
+    unmarked = {row["name"] for row in rows(connection, "unmarked_tables", {"publication": publication})}
+    return sorted(set((*SERVICE_TABLES, *tables)) - (present - unmarked))
+
+
+def placeholder(connection: Connection, name: str) -> str:
+    """The deployment's placeholder. Raises SettingsError before `migrate source`."""
+    row = first(connection, "placeholder", {"name": name})
+    if row is None:
+        raise SettingsError(f"the source knows no deployment {name!r}: run `upwell migrate source` first")
+    return str(row["placeholder"])

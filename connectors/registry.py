@@ -1,0 +1,79 @@
+"""Writer schemas by id, from a registry's Confluent API.
+
+Ids are immutable, so an answer is kept for ever. An id that the registry does not know yet, or a registry that does
+not answer, is "not now": the record is neither skipped nor dead-lettered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import aiohttp
+import requests
+
+from schemas.errors import RegistryUnavailable
+
+TIMEOUT_SECONDS: Final = 10.0
+
+
+class Registry:
+    """Implements `SchemaRegistry` of streams/ports.py. One per event loop; `close` it with the loop."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._known: dict[int, str] = {}
+
+    async def schema(self, schema_id: int) -> str:
+        """The Avro schema as JSON text. Raises RegistryUnavailable, also for an id that is not known yet."""
+        known = self._known.get(schema_id)
+        if known is None:
+            known = self._known[schema_id] = await self._fetch(schema_id)
+        return known
+
+    async def _fetch(self, schema_id: int) -> str:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
+        try:
+            async with self._session.get(f"{self._url}/schemas/ids/{schema_id}") as response:
+                body = await response.json(content_type=None) if response.status == 200 else {}
+                return _schema_text(self._url, schema_id, response.status, body)
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class BlockingRegistry:
+    """The same for code without an event loop (the command line)."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = timeout_seconds
+        self._known: dict[int, str] = {}
+
+    def schema(self, schema_id: int) -> str:
+        """As `Registry.schema`."""
+        known = self._known.get(schema_id)
+        if known is None:
+            known = self._known[schema_id] = self._fetch(schema_id)
+        return known
+
+    def _fetch(self, schema_id: int) -> str:
+        try:
+            response = requests.get(f"{self._url}/schemas/ids/{schema_id}", timeout=self._timeout)
+            body = response.json() if response.status_code == 200 else {}
+        except (requests.RequestException, ValueError) as error:
+            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+        return _schema_text(self._url, schema_id, response.status_code, body)
+
+
+def _schema_text(url: str, schema_id: int, status: int, body: object) -> str:
+    if status != 200 or not isinstance(body, dict) or not isinstance(body.get("schema"), str):
+        raise RegistryUnavailable(f"registry at {url} does not give schema {schema_id} (status {status})")
+    return str(body["schema"])

@@ -1,0 +1,285 @@
+"""From a Kafka message to a Change: the one place that knows Debezium's envelope.
+
+`Decoder` never does I/O: it says which schema ids it lacks, is taught them, and decodes. What it cannot decode is
+an Undecodable; what would fail for every record of a schema is raised, and blocks the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from schemas.avro import Reader, check_compatible, key_reader, projection
+from schemas.change import Change, JsonValue, Operation, Origin, TopicPartition, Undecodable, Version
+from schemas.errors import (
+    DeadLetter,
+    DecodeError,
+    DocumentTooLarge,
+    IncompatibleSchema,
+    MalformedEnvelope,
+    RegistryUnavailable,
+    UnresolvedPlaceholder,
+)
+from schemas.names import canonical_key
+from schemas.origin import instant_of_seconds, origin
+from schemas.placeholder import Placeholder
+from schemas.spec import CollectionSpec
+from schemas.template import Template, text_hash
+from schemas.wire import split
+
+_NEW_KEY_HEADER = "__debezium.newkey"
+_WITH_ROW = frozenset({Operation.CREATE, Operation.UPDATE, Operation.READ})
+_WITHOUT_KEY = frozenset({Operation.TRUNCATE, Operation.MESSAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A Kafka record as it was consumed. `timestamp_seconds` is the record's own, None if it has none."""
+
+    at: TopicPartition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class _Envelope:
+    """What a value says. `row` are the columns as Avro has them, `reader` converts them."""
+
+    operation: Operation
+    origin: Origin
+    row: Mapping[str, Any] | None = None
+    reader: Reader | None = None
+    schema_id: int = 0
+    suspicious: bool = False
+
+
+class Decoder:
+    """Decodes the messages of one collection's topic. Not thread-safe; one per agent."""
+
+    def __init__(
+        self,
+        collection: str,
+        spec: CollectionSpec,
+        key_columns: Sequence[str],
+        lineage: int,
+        placeholder: str,
+        types: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`types`: the Avro schema expected of a column, where it is known. Raises ValueError for a bad template."""
+        self._collection = collection
+        self._spec = spec
+        self._key_columns = tuple(key_columns)
+        self._lineage = lineage
+        self._placeholder = Placeholder(placeholder)
+        self._template = Template(spec.template)
+        self._needed = self._template.columns | set(spec.metadata)
+        self._needs = {column: (types or {}).get(column) for column in self._needed}
+        self._schemas: dict[int, str | None] = {}
+        self._envelopes: dict[int, Reader] = {}
+        self._keys: dict[int, Reader] = {}
+        self._compatible: set[int] = set()
+
+    def needs_schema(self, key: bytes | None, value: bytes | None) -> set[int]:
+        """Schema ids of this message that must be learnt before it is decoded; bad bytes need none."""
+        ids = set()
+        for part in (key, value):
+            if part is not None and len(part) >= 5 and part[0] == 0:
+                ids.add(int.from_bytes(part[1:5], "big"))
+        return ids - self._schemas.keys()
+
+    def learn(self, schema_id: int, schema_json: str | None) -> None:
+        """Take in a writer schema; None says that the registry is certain to have none of this id."""
+        self._schemas[schema_id] = schema_json
+
+    def decode(self, message: RawMessage) -> Change | Undecodable:
+        """Decode one message. Raises IncompatibleSchema and UnresolvedPlaceholder, which block the collection,
+        and RegistryUnavailable if a schema was not learnt."""
+        key: str | None = None
+        envelope: _Envelope | None = None
+        try:
+            failure: DeadLetter | None = None
+            try:
+                key = self._key(message)
+            except DeadLetter as error:
+                failure = error
+            envelope = self._envelope(message.value)
+            if envelope.operation in _WITHOUT_KEY:
+                key = None
+            elif failure is not None:
+                raise failure
+            return self._change(message, key, envelope)
+        except DeadLetter as error:
+            committed_at = envelope.origin.committed_at if envelope else None
+            version = Version(self._lineage, message.offset)
+            return _undecodable(message.at, version, key, message, error, committed_at)
+
+    def complete(
+        self, change: Change, stored_row: Mapping[str, JsonValue] | None, message: RawMessage | None = None
+    ) -> Change | Undecodable:
+        """Fill the unavailable columns from the stored row and render the text.
+
+        `message` is kept in an Undecodable. Raises UnresolvedPlaceholder if a column that the collection needs is
+        not stored either; one that it does not need is left out.
+        """
+        if not change.unavailable or change.row is None:
+            return change
+        stored = stored_row or {}
+        lacking = sorted(column for column in change.unavailable & self._needed if column not in stored)
+        if lacking:
+            raise UnresolvedPlaceholder(self._unresolved(lacking[0]))
+        found = {column: stored[column] for column in sorted(change.unavailable) if column in stored}
+        try:
+            row = {**change.row, **found}
+            return self._rendered(replace(change, row=row, unavailable=frozenset()))
+        except DeadLetter as error:
+            committed_at = change.origin.committed_at
+            return _undecodable(change.at, change.version, change.key, message, error, committed_at)
+
+    def _key(self, message: RawMessage) -> str | None:
+        """The canonical key. Raises DecodeError, and IncompatibleSchema if the key has other columns."""
+        if message.key is None:
+            return None
+        schema_id, body = split(message.key)
+        reader = self._keys.get(schema_id)
+        if reader is None:
+            reader = key_reader(self._schema(schema_id))
+            if set(reader.columns) != set(self._key_columns):
+                raise IncompatibleSchema(
+                    f"the key of collection {self._collection!r} is no longer "
+                    f"{', '.join(self._key_columns)} in schema id {schema_id}"
+                )
+            self._keys[schema_id] = reader
+        row = _converted(reader.decode(body), reader, self._key_columns)
+        return canonical_key([row[column] for column in self._key_columns])
+
+    def _schema(self, schema_id: int) -> str:
+        """Raises RegistryUnavailable for a schema not learnt, DecodeError for one that does not exist."""
+        if schema_id not in self._schemas:
+            raise RegistryUnavailable(f"schema id {schema_id} is not known yet")
+        schema = self._schemas[schema_id]
+        if schema is None:
+            raise DecodeError(f"the registry has no schema id {schema_id}")
+        return schema
+
+    def _envelope(self, value: bytes | None) -> _Envelope:
+        """Raises DecodeError, or MalformedEnvelope for what is Avro but no change of this table."""
+        if value is None:
+            return _Envelope(Operation.TOMBSTONE, Origin())
+        schema_id, body = split(value)
+        reader = self._envelopes.get(schema_id)
+        if reader is None:
+            reader = projection(self._schema(schema_id), self._spec.exclude)
+            self._envelopes[schema_id] = reader
+        decoded = reader.decode(body)
+        try:
+            operation = Operation(decoded["op"])
+        except ValueError:
+            raise MalformedEnvelope("the envelope's op is none that Debezium has") from None
+        source = decoded["source"]
+        if not isinstance(source, dict):
+            raise MalformedEnvelope("the envelope has no source")
+        named = f"{source.get('schema')}.{source.get('table')}"
+        if operation is not Operation.MESSAGE and named != self._spec.table:
+            raise MalformedEnvelope(f"the envelope is not of table {self._spec.table}")
+        where = origin(source, operation)
+        row = decoded.get("after") if operation in _WITH_ROW else None
+        return _Envelope(operation, where, row, reader, schema_id, self._placeholder.is_in_bytes(body))
+
+    def _change(self, message: RawMessage, key: str | None, envelope: _Envelope) -> Change:
+        operation = envelope.operation
+        if key is None and operation not in _WITHOUT_KEY:
+            raise MalformedEnvelope(f"a message of operation {operation.value} has no key")
+        moved = operation is Operation.DELETE and any(name == _NEW_KEY_HEADER for name, _ in message.headers)
+        change = Change(
+            operation=operation,
+            at=message.at,
+            version=Version(self._lineage, message.offset),
+            key=key,
+            origin=envelope.origin,
+            moved_to=moved,
+            kafka_at=instant_of_seconds(message.timestamp_seconds),
+        )
+        return self._with_row(change, envelope) if operation in _WITH_ROW else change
+
+    def _with_row(self, change: Change, envelope: _Envelope) -> Change:
+        """Convert the row, name what is unavailable, and render where nothing is."""
+        reader, raw = envelope.reader, envelope.row
+        if reader is None or raw is None:
+            raise MalformedEnvelope(f"a message of operation {change.operation.value} has no row")
+        self._check_compatible(envelope.schema_id)
+        unavailable = frozenset(self._unavailable(raw, envelope.suspicious))
+        row = _converted(raw, reader, [column for column in raw if column not in unavailable])
+        if envelope.suspicious:
+            for column, value in row.items():
+                if self._placeholder.is_within(value):
+                    raise UnresolvedPlaceholder(self._unresolved(column))
+        change = replace(change, row=row, unavailable=unavailable)
+        return change if unavailable else self._rendered(change)
+
+    def _unavailable(self, raw: Mapping[str, Any], suspicious: bool) -> list[str]:
+        """Columns that are the placeholder. Arrays spell it as numbers or uuids, so they are always looked at."""
+        return [
+            column
+            for column, value in raw.items()
+            if (suspicious or isinstance(value, list)) and self._placeholder.stands_for(value)
+        ]
+
+    def _check_compatible(self, schema_id: int) -> None:
+        """Once per schema id, and again while it is not: a restart with another spec is what mends it."""
+        if schema_id not in self._compatible:
+            check_compatible(self._schema(schema_id), self._needs, self._collection, schema_id)
+            self._compatible.add(schema_id)
+
+    def _rendered(self, change: Change) -> Change:
+        """Raises TemplateError, DocumentTooLarge, and UnresolvedPlaceholder if the text holds the placeholder."""
+        text = self._template.render(change.row or {})
+        if self._placeholder.is_within(text):
+            raise UnresolvedPlaceholder(f"the text of collection {self._collection!r} holds the placeholder")
+        size, limit = len(text.encode()), self._spec.max_document_bytes
+        if size > limit:
+            raise DocumentTooLarge(f"the document has {size} bytes, max_document_bytes is {limit}")
+        return replace(change, text=text, text_hash=text_hash(text))
+
+    def _unresolved(self, column: str) -> str:
+        return (
+            f"column {column!r} of collection {self._collection!r} is unavailable and not stored: "
+            f"set REPLICA IDENTITY FULL on {self._spec.table}"
+        )
+
+
+def _converted(values: Mapping[str, Any], reader: Reader, columns: Sequence[str]) -> dict[str, JsonValue]:
+    """Raises DecodeError, which names the column, if a value is not what its logical name promises."""
+    row: dict[str, JsonValue] = {}
+    for column in columns:
+        convert = reader.columns[column]
+        try:
+            row[column] = convert(values[column]) if convert else values[column]
+        except Exception as error:
+            raise DecodeError(f"column {column!r} cannot be read: {type(error).__name__}") from None
+    return row
+
+
+def _undecodable(
+    at: TopicPartition,
+    version: Version,
+    key: str | None,
+    message: RawMessage | None,
+    error: DeadLetter,
+    committed_at: datetime | None,
+) -> Undecodable:
+    return Undecodable(
+        at=at,
+        version=version,
+        key=key,
+        key_bytes=message.key if message else None,
+        value_bytes=message.value if message else None,
+        headers=message.headers if message else (),
+        error_class=type(error).__name__,
+        error=str(error),
+        committed_at=committed_at,
+    )

@@ -1,0 +1,206 @@
+"""Column values: from Avro with Connect's logical names to JSON values as Postgres' `to_jsonb` prints them.
+
+A converter is made once per column of a writer schema; None stands for "as it is". Decimals stay strings, so
+that no digit is lost; NaN and the infinities are strings, as JSON has no other way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from schemas.change import JsonValue
+from schemas.times import date_text, time_text, timestamp_text, zoned_time_text, zoned_timestamp_text
+
+Converter: TypeAlias = Callable[[Any], JsonValue]
+
+#: Nested deeper than this, a JSON column stays the text it is: no reader of the row may run out of stack.
+_DEEPEST_JSON: Final = 100
+_LONGEST_INTEGER: Final = 1000
+
+
+def converter(schema: Any) -> Converter | None:
+    """The converter of one column of an inlined Avro schema (no named references to containers)."""
+    if isinstance(schema, list):
+        return _of_union(schema)
+    if isinstance(schema, str):
+        return _BY_TYPE.get(schema)
+    named = schema.get("connect.name")
+    if named in _BY_NAME:
+        return _BY_NAME[named]
+    parameters: Mapping[str, str] = schema.get("connect.parameters", {})
+    if named == "io.debezium.data.Bits":
+        return _of_bits(int(parameters.get("length", "1")))
+    if named == "org.apache.kafka.connect.data.Decimal":
+        return _of_decimal(int(parameters.get("scale", "0")))
+    return _of_container(schema)
+
+
+def _of_union(branches: list[Any]) -> Converter | None:
+    """`null` passes; where several real branches are, each value converts by its Python type."""
+    real = [branch for branch in branches if branch != "null"]
+    inner = converter(real[0]) if len(real) == 1 else _by_python_type
+    if inner is None or len(real) == len(branches):
+        return inner
+    return partial(_nullable, inner)
+
+
+def _nullable(inner: Converter, value: Any) -> JsonValue:
+    return None if value is None else inner(value)
+
+
+def _of_container(schema: Mapping[str, Any]) -> Converter | None:
+    kind = schema.get("type")
+    if kind == "array":
+        inner = converter(schema["items"])
+        return None if inner is None else lambda values: [inner(value) for value in values]
+    if kind == "map":
+        inner = converter(schema["values"])
+        return None if inner is None else lambda values: {key: inner(value) for key, value in values.items()}
+    if kind == "record":
+        return _of_record({field["name"]: converter(field["type"]) for field in schema["fields"]})
+    if isinstance(kind, str):
+        return _BY_TYPE.get(kind)
+    return converter(kind)
+
+
+def _of_record(fields: Mapping[str, Converter | None]) -> Converter:
+    def convert(value: Mapping[str, Any]) -> JsonValue:
+        return {name: inner(value[name]) if inner else value[name] for name, inner in fields.items()}
+
+    return convert
+
+
+def _of_bits(length: int) -> Converter:
+    """`bit(n)`: little-endian bytes of a bit set, printed as Postgres does, the highest bit first."""
+    return lambda value: format(int.from_bytes(value, "little"), f"0{length}b")
+
+
+def _of_decimal(scale: int) -> Converter:
+    return lambda value: _decimal(value, scale)
+
+
+def _decimal(unscaled: bytes, scale: int) -> str:
+    """An exact decimal, however many digits it has."""
+    number = int.from_bytes(unscaled, "big", signed=True)
+    return format(Decimal((int(number < 0), tuple(map(int, str(abs(number)))), -scale)), "f")
+
+
+def _variable_scale_decimal(value: Mapping[str, Any]) -> JsonValue:
+    return _decimal(value["value"], value["scale"])
+
+
+def _double(value: float) -> JsonValue:
+    if math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _real(value: float) -> JsonValue:
+    """A 4-byte float by its own shortest digits: 0.1, not 0.10000000149011612."""
+    if not math.isfinite(value):
+        return _double(value)
+    texts = (f"{value:.{digits}g}" for digits in range(6, 10))
+    return next((float(text) for text in texts if _as_real(float(text)) == value), value)
+
+
+def _as_real(value: float) -> float | None:
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return None
+
+
+def _hex(value: bytes) -> JsonValue:
+    return "\\x" + value.hex()
+
+
+def json_value(text: str) -> JsonValue:
+    """Parsed JSON with every number exact, a number that a float cannot hold as its text.
+
+    What cannot be kept so (not JSON, nested too deeply, NUL or half a surrogate in it) stays the text it is.
+    """
+    try:
+        value = json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+    troubled = "\\u" in text and ("\\u0000" in text or not _encodable(value))
+    deep = text.count("[") + text.count("{") > _DEEPEST_JSON and _depth(value) > _DEEPEST_JSON
+    return text if troubled or deep else value
+
+
+def _exact_float(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) and Decimal(text) == Decimal(repr(value)) else text
+
+
+def _exact_int(text: str) -> int | str:
+    return int(text) if len(text) <= _LONGEST_INTEGER else text
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _encodable(value: JsonValue) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def _depth(value: JsonValue) -> int:
+    """How deeply it is nested, level by level: no recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [child for item in level for child in _children(item)]
+    return depth
+
+
+def _children(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _by_python_type(value: Any) -> JsonValue:
+    if isinstance(value, bytes):
+        return _hex(value)
+    if isinstance(value, float):
+        return _double(value)
+    if isinstance(value, list):
+        return [_by_python_type(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _by_python_type(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+_BY_TYPE: Final[Mapping[str, Converter]] = {"bytes": _hex, "fixed": _hex, "double": _double, "float": _real}
+
+#: By Connect's logical name. Names that are not here keep the value of their Avro type.
+_BY_NAME: Final[Mapping[str, Converter]] = {
+    "io.debezium.data.Json": json_value,
+    "io.debezium.data.VariableScaleDecimal": _variable_scale_decimal,
+    "io.debezium.time.Date": date_text,
+    "io.debezium.time.MicroDuration": lambda value: f"{value} microseconds",
+    "io.debezium.time.MicroTime": time_text,
+    "io.debezium.time.MicroTimestamp": timestamp_text,
+    "io.debezium.time.NanoTime": lambda value: time_text(value // 1000),
+    "io.debezium.time.NanoTimestamp": lambda value: timestamp_text(value // 1000),
+    "io.debezium.time.Time": lambda value: time_text(value * 1000),
+    "io.debezium.time.Timestamp": lambda value: timestamp_text(value * 1000),
+    "io.debezium.time.ZonedTime": zoned_time_text,
+    "io.debezium.time.ZonedTimestamp": zoned_timestamp_text,
+    "org.apache.kafka.connect.data.Date": date_text,
+    "org.apache.kafka.connect.data.Time": lambda value: time_text(value * 1000),
+    "org.apache.kafka.connect.data.Timestamp": lambda value: timestamp_text(value * 1000),
+}

@@ -1,0 +1,5 @@
+"""`python -m streams.cli` is `upwell`."""
+
+from streams.cli import main
+
+main()
