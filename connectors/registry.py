@@ -6,7 +6,6 @@ not answer, is "not now": the record is neither skipped nor dead-lettered.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import aiohttp
@@ -40,7 +39,7 @@ class Registry:
             async with self._session.get(f"{self._url}/schemas/ids/{schema_id}") as response:
                 body = await response.json(content_type=None) if response.status == 200 else {}
                 return _schema_text(self._url, schema_id, response.status, body)
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
 
     async def close(self) -> None:

@@ -1,14 +1,13 @@
 """From a Kafka message to a Change: the one place that knows Debezium's envelope.
 
-`Decoder` never does I/O: it says which schema ids it lacks, is taught them, and decodes. What it cannot decode is
-an Undecodable; what would fail for every record of a schema is raised, and blocks the collection.
+`Decoder` never does I/O: it says which schema ids it lacks, is taught them, and decodes. What it cannot decode
+is an Undecodable; what would fail for every record of a schema is raised, and blocks the collection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from schemas.avro import Reader, check_compatible, key_reader, projection
@@ -68,9 +67,10 @@ class Decoder:
         key_columns: Sequence[str],
         lineage: int,
         placeholder: str,
+        *,
         types: Mapping[str, Any] | None = None,
     ) -> None:
-        """`types`: the Avro schema expected of a column, where it is known. Raises ValueError for a bad template."""
+        """`types`: the Avro schema expected of a column, if known. Raises ValueError for a bad template."""
         self._collection = collection
         self._spec = spec
         self._key_columns = tuple(key_columns)
@@ -97,8 +97,11 @@ class Decoder:
         self._schemas[schema_id] = schema_json
 
     def decode(self, message: RawMessage) -> Change | Undecodable:
-        """Decode one message. Raises IncompatibleSchema and UnresolvedPlaceholder, which block the collection,
-        and RegistryUnavailable if a schema was not learnt."""
+        """Decode one message.
+
+        Raises IncompatibleSchema and UnresolvedPlaceholder, which block the collection, and RegistryUnavailable if
+        a schema was not learnt.
+        """
         key: str | None = None
         envelope: _Envelope | None = None
         try:
@@ -114,17 +117,25 @@ class Decoder:
                 raise failure
             return self._change(message, key, envelope)
         except DeadLetter as error:
-            committed_at = envelope.origin.committed_at if envelope else None
-            version = Version(self._lineage, message.offset)
-            return _undecodable(message.at, version, key, message, error, committed_at)
+            return Undecodable(
+                at=message.at,
+                version=Version(self._lineage, message.offset),
+                key=key,
+                key_bytes=message.key,
+                value_bytes=message.value,
+                headers=message.headers,
+                error_class=type(error).__name__,
+                error=str(error),
+                committed_at=envelope.origin.committed_at if envelope else None,
+            )
 
     def complete(
         self, change: Change, stored_row: Mapping[str, JsonValue] | None, message: RawMessage | None = None
     ) -> Change | Undecodable:
         """Fill the unavailable columns from the stored row and render the text.
 
-        `message` is kept in an Undecodable. Raises UnresolvedPlaceholder if a column that the collection needs is
-        not stored either; one that it does not need is left out.
+        `message` is what an Undecodable keeps. Raises UnresolvedPlaceholder if a column that the collection needs
+        is not stored either; one that it does not need is left out.
         """
         if not change.unavailable or change.row is None:
             return change
@@ -137,8 +148,17 @@ class Decoder:
             row = {**change.row, **found}
             return self._rendered(replace(change, row=row, unavailable=frozenset()))
         except DeadLetter as error:
-            committed_at = change.origin.committed_at
-            return _undecodable(change.at, change.version, change.key, message, error, committed_at)
+            return Undecodable(
+                at=change.at,
+                version=change.version,
+                key=change.key,
+                key_bytes=message.key if message else None,
+                value_bytes=message.value if message else None,
+                headers=message.headers if message else (),
+                error_class=type(error).__name__,
+                error=str(error),
+                committed_at=change.origin.committed_at,
+            )
 
     def _key(self, message: RawMessage) -> str | None:
         """The canonical key. Raises DecodeError, and IncompatibleSchema if the key has other columns."""
@@ -222,7 +242,7 @@ class Decoder:
         return change if unavailable else self._rendered(change)
 
     def _unavailable(self, raw: Mapping[str, Any], suspicious: bool) -> list[str]:
-        """Columns that are the placeholder. Arrays spell it as numbers or uuids, so they are always looked at."""
+        """Columns that are the placeholder. Arrays may spell it as numbers or uuids: always looked at."""
         return [
             column
             for column, value in raw.items()
@@ -236,7 +256,7 @@ class Decoder:
             self._compatible.add(schema_id)
 
     def _rendered(self, change: Change) -> Change:
-        """Raises TemplateError, DocumentTooLarge, and UnresolvedPlaceholder if the text holds the placeholder."""
+        """Raises TemplateError, DocumentTooLarge, UnresolvedPlaceholder if the text holds the placeholder."""
         text = self._template.render(change.row or {})
         if self._placeholder.is_within(text):
             raise UnresolvedPlaceholder(f"the text of collection {self._collection!r} holds the placeholder")
@@ -262,24 +282,3 @@ def _converted(values: Mapping[str, Any], reader: Reader, columns: Sequence[str]
         except Exception as error:
             raise DecodeError(f"column {column!r} cannot be read: {type(error).__name__}") from None
     return row
-
-
-def _undecodable(
-    at: TopicPartition,
-    version: Version,
-    key: str | None,
-    message: RawMessage | None,
-    error: DeadLetter,
-    committed_at: datetime | None,
-) -> Undecodable:
-    return Undecodable(
-        at=at,
-        version=version,
-        key=key,
-        key_bytes=message.key if message else None,
-        value_bytes=message.value if message else None,
-        headers=message.headers if message else (),
-        error_class=type(error).__name__,
-        error=str(error),
-        committed_at=committed_at,
-    )

@@ -13,7 +13,7 @@ from schemas.times import instant
 
 
 def origin(source: Mapping[str, Any], operation: Operation) -> Origin:
-    """Read what orders and dates a change. Raises MalformedEnvelope for what every envelope has and this lacks."""
+    """Read what orders and dates a change. Raises MalformedEnvelope for a missing or odd field."""
     snapshot = operation is Operation.READ or source.get("snapshot") not in {None, "false"}
     last_commit, lsn = sequence(source.get("sequence"))
     return Origin(
@@ -27,7 +27,7 @@ def origin(source: Mapping[str, Any], operation: Operation) -> Origin:
 
 
 def sequence(text: str | None) -> tuple[int | None, int | None]:
-    """`["123","456"]` or `[null,"456"]`: LSN of the last commit, LSN of this event. Raises MalformedEnvelope."""
+    """`["123","456"]` or `[null,"456"]`: positions of the last commit and of this event. Raises MalformedEnvelope."""
     if text is None:
         return None, None
     try:

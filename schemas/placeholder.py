@@ -1,11 +1,12 @@
 """Debezium's unavailable-value placeholder: what stands where an unchanged TOASTed value was not in the log.
 
-It is a random string per deployment, so a value that holds it can only come from Debezium. It must never reach a
-stored row, a log or a vector.
+It is a random string per deployment, so a value that holds it can only come from Debezium. It must never
+reach a stored row, a log or a vector.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -26,16 +27,17 @@ class Placeholder:
         self._text = text
         self._encoded = text.encode()
         self._quoted = json.dumps(text)
-        md5 = str(uuid.UUID(bytes=_name_based(self._encoded)))
+        digest = hashlib.md5(self._encoded, usedforsecurity=False).digest()
+        name_based = str(uuid.UUID(bytes=digest, version=3))  # Debezium's stand-in in arrays of uuid
         as_numbers = [byte - 256 if byte > 127 else byte for byte in self._encoded]
-        self._forms: tuple[Any, ...] = (text, self._encoded, self._quoted, as_numbers, [md5], {text: text})
+        self._forms: tuple[Any, ...] = (text, self._encoded, self._quoted, as_numbers, [name_based], {text: text})
 
     def is_in_bytes(self, body: bytes) -> bool:
         """Quick: whether an Avro body may hold it as text or bytes."""
         return self._encoded in body
 
     def stands_for(self, value: Any) -> bool:
-        """Whether a decoded column is the placeholder, or a container or JSON text that holds it as an item."""
+        """Whether a decoded column is the placeholder, or a list, map or JSON text that has it as an item."""
         if isinstance(value, str) and value[:1] in {"[", "{", '"'} and self._text in value:
             value = _loaded(value)
         if any(type(value) is type(form) and value == form for form in self._forms):
@@ -58,12 +60,3 @@ def _loaded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _name_based(name: bytes) -> bytes:
-    """Java's `UUID.nameUUIDFromBytes`, which Debezium puts into arrays of uuid."""
-    return uuid.uuid3(_NoNamespace, name.decode()).bytes  # type: ignore[arg-type]
-
-
-class _NoNamespace:
-    bytes = b""

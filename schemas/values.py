@@ -58,15 +58,23 @@ def _of_container(schema: Mapping[str, Any]) -> Converter | None:
     kind = schema.get("type")
     if kind == "array":
         inner = converter(schema["items"])
-        return None if inner is None else lambda values: [inner(value) for value in values]
+        return None if inner is None else partial(_list, inner)
     if kind == "map":
         inner = converter(schema["values"])
-        return None if inner is None else lambda values: {key: inner(value) for key, value in values.items()}
+        return None if inner is None else partial(_map, inner)
     if kind == "record":
         return _of_record({field["name"]: converter(field["type"]) for field in schema["fields"]})
     if isinstance(kind, str):
         return _BY_TYPE.get(kind)
     return converter(kind)
+
+
+def _list(inner: Converter, values: list[Any]) -> JsonValue:
+    return [inner(value) for value in values]
+
+
+def _map(inner: Converter, values: Mapping[str, Any]) -> JsonValue:
+    return {key: inner(value) for key, value in values.items()}
 
 
 def _of_record(fields: Mapping[str, Converter | None]) -> Converter:

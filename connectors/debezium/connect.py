@@ -130,7 +130,7 @@ class Connect:
         if response.status_code == requests.codes.conflict or response.status_code >= 500:
             raise ConnectUnavailable(f"Connect at {self._url}: {_message(response)}")
         if not response.ok:
-            raise SettingsError(f"Connect at {self._url} refuses {method} {path.split('?')[0]}: {_message(response)}")
+            raise SettingsError(f"Connect at {self._url} refuses {method} {path.split('?', maxsplit=1)[0]}: {_message(response)}")
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, json: object) -> requests.Response:

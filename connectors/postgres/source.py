@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.debezium.naming import check_tables
-from connectors.postgres.sql import Queries
+from connectors.postgres._blocks import Queries
 from schemas.errors import SettingsError, SourceUnavailable
 
 LEAST_VERSION: Final = 140_000

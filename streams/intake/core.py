@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition, Undecodable
-from schemas.errors import UnresolvedPlaceholder
 from schemas.sink import Fence, IntakePlan, IntakeView, Lane, OffsetRange, RecordState, RecordWrite
 
 Complete = Callable[[Change, Mapping[str, JsonValue] | None], Change | Undecodable]
@@ -210,13 +209,7 @@ class _Batch:
         """Unavailable values mean "unchanged": they come from the row as it stands now, in this batch too."""
         if not change.unavailable:
             return change
-        if folded.state is None or folded.state.row is None:
-            raise UnresolvedPlaceholder(
-                f"{change.at.topic}/{change.at.partition}@{change.version.offset}: column "
-                f"{', '.join(sorted(change.unavailable))} of key {change.key} was not sent and no row is stored: "
-                f"set REPLICA IDENTITY FULL on the table, then run upwell connector rebuild"
-            )
-        return self.complete(change, folded.state.row)
+        return self.complete(change, folded.state.row if folded.state is not None else None)
 
     def _supersede(self, folded: _Folded) -> None:
         """A newer change of the key is in the batch: what it overtakes is neither applied nor a dead letter."""

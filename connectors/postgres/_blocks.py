@@ -1,0 +1,25 @@
+"""Named blocks of a `.sql` file: `-- name: words`, a comment, the statement."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import LiteralString, cast
+
+from psycopg import sql
+
+
+class Queries:
+    """The blocks of one file by name."""
+
+    def __init__(self, blocks: dict[str, str]) -> None:
+        self._blocks = blocks
+
+    @classmethod
+    def load(cls, name: str) -> Queries:
+        text = (files("connectors.postgres") / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+        parts = re.split(r"^-- name: (\w+)$", text, flags=re.M)[1:]
+        return cls(dict(zip(parts[::2], parts[1::2], strict=True)))
+
+    def __getitem__(self, name: str) -> sql.SQL:
+        return sql.SQL(cast(LiteralString, self._blocks[name].strip().rstrip(";")))

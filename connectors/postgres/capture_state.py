@@ -1,0 +1,112 @@
+"""What the capture side keeps in the sink: the lineage, its topics, and how far each first load is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from connectors.kafka import TopicFacts
+from connectors.postgres._blocks import Queries
+from schemas.errors import MigrationNeeded, SettingsError, SinkUnavailable
+
+SQL: Final = Queries.load("capture")
+
+INCOMPLETE: Final = "incomplete"
+LOADING: Final = "loading"
+COMPLETE: Final = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the notifications
+    topic), `rows` once the table's scan has succeeded, then `ends` (the partitions' end offsets read after it)."""
+
+    name: str
+    state: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scanned(self) -> bool:
+        return self.state == COMPLETE or "ends" in self.detail
+
+
+class CaptureState:
+    """Autocommit: each call is one statement, so being killed between two leaves a state to go on from."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, dsn: str) -> Iterator[CaptureState]:
+        """Raises SinkUnavailable, MigrationNeeded if the sink has no schema `upwell` yet."""
+        if not dsn:
+            raise SettingsError("sink.dsn is not set: UPWELL_SINK_DSN or [sink] dsn")
+        with sink_errors():
+            connection: psycopg.Connection[Any] = psycopg.connect(
+                dsn, autocommit=True, connect_timeout=10, application_name="upwell"
+            )
+            with connection:
+                self = cls(connection)
+                if not self._rows("schema_present")[0]["present"]:
+                    raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
+                yield self
+
+    def lineage(self) -> tuple[int, str] | None:
+        """Number and topic prefix of the newest lineage."""
+        found = self._rows("lineage")
+        return (found[0]["number"], found[0]["topic_prefix"]) if found else None
+
+    def create_lineage(self, number: int, topic_prefix: str) -> None:
+        self._execute("create_lineage", {"number": number, "topic_prefix": topic_prefix})
+
+    def topics(self, lineage: int) -> dict[str, TopicFacts]:
+        """Recorded topics of a lineage with their identity."""
+        found = self._rows("topics", {"lineage": lineage})
+        return {row["topic"]: TopicFacts(row["topic_id"], row["partitions"]) for row in found}
+
+    def record_topic(self, lineage: int, topic: str, collection: str | None, facts: TopicFacts) -> None:
+        parameters = {"topic": topic, "lineage": lineage, "collection": collection}
+        self._execute("record_topic", {**parameters, "topic_id": facts.topic_id, "partitions": facts.partitions})
+
+    def loads(self, names: Collection[str]) -> dict[str, Load]:
+        """First loads of those collections that the sink knows."""
+        found = self._rows("loads", {"names": list(names)})
+        return {row["name"]: Load(row["name"], row["state"], row["detail"] or {}) for row in found}
+
+    def set_load(self, name: str, state: str, detail: Mapping[str, Any]) -> Load:
+        self._execute("set_load", {"name": name, "state": state, "detail": Jsonb(dict(detail))})
+        return Load(name, state, detail)
+
+    def positions(self, topic: str) -> dict[int, int]:
+        """Next offset by partition; a partition that nothing was taken from is absent."""
+        return {row["partition"]: row["next_offset"] for row in self._rows("positions", {"topic": topic})}
+
+    def backfill_pending(self, collection: str) -> int:
+        return int(self._rows("backfill_pending", {"collection": collection})[0]["rows"])
+
+    def _rows(self, query: str, parameters: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
+        with sink_errors(), self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(SQL[query], parameters).fetchall()
+
+    def _execute(self, query: str, parameters: Mapping[str, object]) -> None:
+        with sink_errors():
+            self._connection.execute(SQL[query], parameters)
+
+
+@contextlib.contextmanager
+def sink_errors() -> Iterator[None]:
+    """Driver errors become ours; the message never carries the DSN."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SinkUnavailable(f"sink database: {line}") from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise MigrationNeeded("the sink's schema is older than this upwell: run `upwell migrate`") from error

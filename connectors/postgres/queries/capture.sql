@@ -1,0 +1,39 @@
+-- What the capture side keeps in the sink: lineages, topics with their identity, and how far first loads are.
+
+-- name: schema_present
+-- Whether the sink was migrated at all.
+SELECT to_regclass('upwell.lineage') IS NOT NULL AND to_regclass('upwell.collection') IS NOT NULL AS present;
+
+-- name: lineage
+-- The newest lineage.
+SELECT number, topic_prefix FROM upwell.lineage ORDER BY number DESC LIMIT 1;
+
+-- name: create_lineage
+-- A lineage; two at once end with one.
+INSERT INTO upwell.lineage (number, topic_prefix) VALUES (%(number)s, %(topic_prefix)s) ON CONFLICT DO NOTHING;
+
+-- name: topics
+-- Recorded topics of a lineage.
+SELECT topic, topic_id, partitions FROM upwell.topic WHERE lineage = %(lineage)s;
+
+-- name: record_topic
+-- A topic as it was created; never overwritten.
+INSERT INTO upwell.topic (topic, lineage, collection, topic_id, partitions)
+VALUES (%(topic)s, %(lineage)s, %(collection)s, %(topic_id)s, %(partitions)s)
+ON CONFLICT (topic) DO NOTHING;
+
+-- name: loads
+-- First loads by collection.
+SELECT name, load_state AS state, load_detail AS detail FROM upwell.collection WHERE name = ANY (%(names)s);
+
+-- name: set_load
+-- How far a first load is.
+UPDATE upwell.collection SET load_state = %(state)s, load_detail = %(detail)s WHERE name = %(name)s;
+
+-- name: positions
+-- Next offset of each partition of a topic that has been taken in.
+SELECT partition, next_offset FROM upwell.position WHERE topic = %(topic)s;
+
+-- name: backfill_pending
+-- Rows of the first load that are taken in and not yet searchable.
+SELECT count(*) AS rows FROM upwell.pending WHERE collection = %(collection)s AND lane = 'backfill';

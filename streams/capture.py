@@ -1,0 +1,327 @@
+"""`connector apply`: from a spec to a running connector and loaded tables.
+
+Every step looks first and does only what is missing, so it may be killed anywhere and run again:
+
+    1. tables at the source can be captured, publication and deployment row are there   (upwell migrate)
+    2. a lineage; its topics, created and recorded with their ids                       (sink: lineage, topic)
+    3. the connector, validated, then applied; RUNNING, and its slot exists             (Connect, source)
+    4. first loads: state `loading` with a signal's id, THEN the signal, then followed  (sink: collection)
+    5. `complete` once everything scanned is taken in and searchable                    (streams/loads.py)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from psycopg.conninfo import conninfo_to_dict
+
+from connectors.debezium.config import ConnectorConfig
+from connectors.debezium.connect import Connect, ConnectorStatus
+from connectors.debezium.naming import Naming
+from connectors.kafka import Kafka, TopicFacts
+from connectors.postgres.capture_state import CaptureState
+from connectors.postgres.source import Connection, TableInfo, connect_source, first, inspect_tables
+from connectors.postgres.source_schema import placeholder, unpublished
+from schemas.errors import ConnectUnavailable, LineageMismatch, SettingsError, SourceUnavailable
+from schemas.spec import CollectionSpec
+from streams.loads import Loading, await_searchable
+from streams.settings import Settings
+
+Progress = Callable[[str], None]
+
+START_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.2
+#: A FAILED task is restarted this often before its cause is given to the caller.
+RESTARTS: Final = 3
+
+
+def check_collections(connection: Connection, collections: Mapping[str, CollectionSpec]) -> dict[str, TableInfo]:
+    """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that is wrong."""
+    if not collections:
+        raise SettingsError("the spec has no collections")
+    infos = inspect_tables(connection, [spec.table for spec in collections.values()])
+    found = {}
+    for name, spec in collections.items():
+        info = found[name] = infos[spec.table]
+        needed = spec.template_columns | set(spec.metadata)
+        info.need(needed, f"collection {name}")
+        info.need(spec.exclude, f"exclude of collection {name}")
+        _check_safe(name, spec, info, needed)
+    return found
+
+
+def _check_safe(name: str, spec: CollectionSpec, info: TableInfo, needed: frozenset[str] | set[str]) -> None:
+    hidden = sorted(set(spec.exclude) & {column.name for column in info.key})
+    if hidden:
+        raise SettingsError(f"collection {name}: {hidden[0]!r} is in the primary key and cannot be excluded")
+    unsafe = info.unsafe(needed)
+    if unsafe:
+        raise SettingsError(
+            f"{spec.table}: updates would leave out long unchanged values of {', '.join(unsafe)}; "
+            f"let its owner run ALTER TABLE {spec.table} REPLICA IDENTITY FULL"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The capture side of one deployment, with everything it talks to."""
+
+    settings: Settings
+    naming: Naming
+    source: Connection
+    state: CaptureState
+    kafka: Kafka
+    connect: Connect
+    progress: Progress
+
+    def topics(self) -> dict[str, tuple[int, str | None]]:
+        """Every topic of the lineage: partitions, and the collection it feeds."""
+        service: dict[str, tuple[int, str | None]] = {topic: (1, None) for topic in self.naming.service_topics()}
+        count = self.settings.kafka.partitions
+        fed = {self.naming.topic(spec.table): (count, name) for name, spec in self.settings.collections.items()}
+        return {**service, **fed}
+
+    def ensure_topics(self) -> None:
+        """Create and record what is missing. Raises LineageMismatch for a topic that is not the recorded one."""
+        wanted, recorded = self.topics(), self.state.topics(self.naming.lineage)
+        missing = {topic: count for topic, (count, _) in wanted.items() if topic not in recorded}
+        kafka = self.settings.kafka
+        created = self.kafka.create(
+            missing, replication_factor=kafka.replication_factor, retention_hours=kafka.retention_hours
+        )
+        facts = self._described(set(wanted), set(created))
+        check_topics(recorded, {topic: facts.get(topic) for topic in recorded if topic in wanted})
+        self._refuse_foreign(set(missing) - set(created))
+        for topic in missing:
+            self.state.record_topic(self.naming.lineage, topic, wanted[topic][1], facts[topic])
+        if created:
+            self.progress(f"{len(created)} topics created")
+
+    def _described(self, wanted: set[str], created: set[str]) -> dict[str, TopicFacts]:
+        """A topic just created may take a moment until every broker knows it."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            facts = self.kafka.describe(wanted)
+            if created <= set(facts) or time.monotonic() > deadline:
+                return facts
+            time.sleep(POLL_SECONDS)
+
+    def _refuse_foreign(self, found: set[str]) -> None:
+        """Unrecorded topics that hold records belong to an earlier life of this name, and so do their deletes."""
+        used = sorted(at.topic for at, end in self.kafka.end_offsets(found).items() if end > 0)
+        if used:
+            raise LineageMismatch(
+                f"topic {used[0]} holds records of another deployment: choose another name, or delete the topics "
+                f"{self.naming.topic_prefix}.*"
+            )
+
+    def ensure_publication(self) -> None:
+        missing = unpublished(self.source, self.naming.name, [s.table for s in self.settings.collections.values()])
+        if missing:
+            raise SettingsError(f"{missing[0]} is not in the publication yet: run `upwell migrate source`")
+
+    def ensure_connector(self) -> None:
+        """Apply the config and wait until the connector runs and its slot exists."""
+        config = self.config().render()
+        self.connect.validate(config)
+        known = self.connect.config(self.naming.connector)
+        if known is not None and known != config:
+            self._stopped()
+        if self.connect.apply(config):
+            self.progress(f"connector {self.naming.connector} {'applied' if known is None else 'changed'}")
+        self.connect.resume(self.naming.connector)
+        self._running()
+
+    def _stopped(self) -> None:
+        """A task that still runs with the old table list would read a signal for a new table and drop it."""
+        self.connect.stop(self.naming.connector)
+        deadline = time.monotonic() + START_SECONDS
+        while self.connect.status(self.naming.connector).task not in {"UNASSIGNED", "ABSENT"}:
+            if time.monotonic() > deadline:
+                raise ConnectUnavailable(f"connector {self.naming.connector} does not stop")
+            time.sleep(POLL_SECONDS)
+
+    def _running(self) -> None:
+        deadline, restarts = time.monotonic() + START_SECONDS, 0
+        while True:
+            status = self.connect.status(self.naming.connector)
+            if status.running and self._slot_ready():
+                self.progress(f"connector {self.naming.connector} RUNNING, slot {self.naming.slot}")
+                return
+            if status.failed:
+                if restarts == RESTARTS:
+                    raise _failed(status)
+                restarts += 1
+                self.connect.restart(self.naming.connector)
+                time.sleep(restarts)
+            if time.monotonic() > deadline:
+                raise ConnectUnavailable(f"connector {self.naming.connector} is {status.connector}/{status.task}")
+            time.sleep(POLL_SECONDS)
+
+    def _slot_ready(self) -> bool:
+        slot = first(self.source, "slot", {"slot": self.naming.slot})
+        if slot is not None and slot["wal_status"] == "lost":
+            raise SourceUnavailable(f"slot {self.naming.slot} is lost: changes are missing, a rebuild is needed")
+        return slot is not None and bool(slot["ready"])
+
+    def config(self) -> ConnectorConfig:
+        """The connector's configuration from settings, spec and the source's deployment row."""
+        settings, dsn = self.settings, conninfo_to_dict(self.settings.source.dsn)
+        host = str(dsn.get("host") or "127.0.0.1")
+        if host.startswith("/"):
+            raise SettingsError("source.dsn names a socket: Connect needs a host and port")
+        return ConnectorConfig(
+            naming=self.naming,
+            host=host,
+            port=int(str(dsn.get("port") or 5432)),
+            database=str(dsn.get("dbname") or dsn.get("user") or "postgres"),
+            ssl=_ssl(dsn),
+            tables=tuple(spec.table for spec in settings.collections.values()),
+            excluded=tuple(f"{s.table}.{column}" for s in settings.collections.values() for column in s.exclude),
+            placeholder=placeholder(self.source, self.naming.name),
+            secrets_file=str(secrets_file(settings)),
+            converter="confluent" if settings.connect.converter == "confluent" else "apicurio",
+            registry_url=settings.registry.converter_url,
+            heartbeat_interval_ms=settings.connect.heartbeat_interval_ms,
+            poll_interval_ms=settings.connect.poll_interval_ms,
+            snapshot_chunk_rows=settings.connect.snapshot_chunk_rows,
+        )
+
+
+def _failed(status: ConnectorStatus) -> ConnectUnavailable:
+    return ConnectUnavailable(f"connector {status.name} FAILED: {status.cause or 'no trace'}")
+
+
+def _ssl(dsn: Mapping[str, object]) -> dict[str, str]:
+    names = {"sslmode": "database.sslmode", "sslrootcert": "database.sslrootcert", "sslcert": "database.sslcert"}
+    return {ours: str(dsn[theirs]) for theirs, ours in names.items() if dsn.get(theirs)}
+
+
+def check_topics(recorded: Mapping[str, TopicFacts], found: Mapping[str, TopicFacts | None]) -> None:
+    """Raise LineageMismatch unless every recorded topic is still the one that was created (H11)."""
+    for topic, now in found.items():
+        then = recorded[topic]
+        if now is None:
+            raise LineageMismatch(f"topic {topic} is gone: its changes are lost, a rebuild is needed")
+        if now.topic_id != then.topic_id:
+            raise LineageMismatch(f"topic {topic} was deleted and made again: a rebuild is needed")
+        if now.partitions != then.partitions:
+            raise LineageMismatch(
+                f"topic {topic} has {now.partitions} partitions, recorded are {then.partitions}: a rebuild is needed"
+            )
+
+
+def secrets_file(settings: Settings) -> Path:
+    """Where Connect finds user and password: `connect.secrets_file`, else a file of ours, written by `apply`."""
+    return Path(settings.connect.secrets_file or settings.home / "connect" / f"{settings.name}.properties")
+
+
+def write_secrets(settings: Settings) -> None:
+    """Put the source DSN's user and password into our own secrets file, mode 0600; a given file is not touched."""
+    if settings.connect.secrets_file:
+        return
+    dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {"user": dsn.get("user") or "postgres", "password": dsn.get("password") or ""}
+    lines = (f"{key}={_property(str(value))}\n" for key, value in values.items())
+    new = path.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.writelines(lines)
+    new.replace(path)
+
+
+def _property(value: str) -> str:
+    """A value as java.util.Properties reads it: ASCII, escapes for whatever is not plain."""
+    plain = "".join(c if c.isascii() and c.isalnum() else f"\\u{ord(c):04x}" for c in value if ord(c) < 0x10000)
+    return plain
+
+
+def lineage_of(state: CaptureState, settings: Settings) -> Naming:
+    """The deployment's naming in its newest lineage; the first one is made here."""
+    found = state.lineage()
+    if found is None:
+        naming = Naming(settings.name, 1)
+        state.create_lineage(naming.lineage, naming.topic_prefix)
+        return naming
+    naming = Naming(settings.name, found[0])
+    if naming.topic_prefix != found[1]:
+        raise LineageMismatch(f"the sink belongs to topics {found[1]}.*: the deployment's name was changed")
+    return naming
+
+
+def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
+    """All steps of this module's docstring up to 4; with `load`, until every table's scan has succeeded."""
+    with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
+        check_collections(source, settings.collections)
+        capture = Capture(
+            settings,
+            lineage_of(state, settings),
+            source,
+            state,
+            Kafka(settings.kafka.bootstrap_servers),
+            Connect(settings.connect.url),
+            progress,
+        )
+        capture.ensure_publication()
+        capture.ensure_topics()
+        write_secrets(settings)
+        capture.ensure_connector()
+        if load:
+            loading(capture).run()
+
+
+def loading(capture: Capture) -> Loading:
+    """First loads of this deployment."""
+    return Loading(
+        naming=capture.naming,
+        tables={name: spec.table for name, spec in capture.settings.collections.items()},
+        source=capture.source,
+        state=capture.state,
+        kafka=capture.kafka,
+        connect=capture.connect,
+        bootstrap_servers=capture.settings.kafka.bootstrap_servers,
+        registry_url=capture.settings.registry.url,
+        progress=capture.progress,
+    )
+
+
+def connector_name(settings: Settings) -> str:
+    """The connector keeps its name over lineages."""
+    return Naming(settings.name, 1).connector
+
+
+def wait_searchable(settings: Settings, deadline: float, progress: Progress) -> bool:
+    """`await_searchable` for the command line: with connections of its own."""
+    with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
+        kafka, connect = Kafka(settings.kafka.bootstrap_servers), Connect(settings.connect.url)
+        naming = lineage_of(state, settings)
+        capture = Capture(settings, naming, source, state, kafka, connect, progress)
+        return await_searchable(loading(capture), deadline, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What `connector status` shows."""
+
+    name: str
+    connector: str
+    task: str
+    cause: str
+    running: bool
+    offsets: Mapping[str, object]
+    loads: Mapping[str, str]
+
+
+def look(settings: Settings) -> Seen:
+    """State of connector, stored offsets and first loads. Writes nothing."""
+    connect, name = Connect(settings.connect.url), connector_name(settings)
+    status = connect.status(name)
+    offsets = connect.offsets(name)
+    with CaptureState.open(settings.sink.dsn) as state:
+        loads = {load.name: load.state for load in state.loads(list(settings.collections)).values()}
+    return Seen(name, status.connector, status.task, status.cause, status.running, offsets, loads)

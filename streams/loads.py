@@ -1,0 +1,206 @@
+"""First loads by incremental snapshot, from `incomplete` to `complete`.
+
+The state is written before the signal is sent, and a signal is sent once per id: whoever is killed in between is
+continued, not repeated. A scan counts only if its own table's completion says SUCCEEDED or EMPTY (H24).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from connectors.debezium.connect import Connect
+from connectors.debezium.naming import Naming
+from connectors.debezium.notifications import Notification, Notifications
+from connectors.debezium.snapshot import LOAD, new_signal_id, request
+from connectors.kafka import Kafka
+from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
+from connectors.postgres.source import Connection, first
+from connectors.postgres.source_schema import unsettled
+from schemas.change import TopicPartition
+from schemas.errors import ConnectUnavailable, SettingsError, SourceUnavailable
+
+POLL_SECONDS: Final = 0.2
+#: How often the connector is looked at while a scan is followed.
+STATUS_SECONDS: Final = 3.0
+#: A table whose scan fails is asked for again this often.
+ATTEMPTS: Final = 5
+
+
+@dataclass(slots=True)
+class Loading:
+    """The first loads of one deployment. `tables`: `schema.table` by collection."""
+
+    naming: Naming
+    tables: Mapping[str, str]
+    source: Connection
+    state: CaptureState
+    kafka: Kafka
+    connect: Connect
+    bootstrap_servers: str
+    registry_url: str
+    progress: Callable[[str], None]
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Request what is incomplete, go on with what is loading, return when every scan has succeeded."""
+        self._check_known()
+        self.request(load.name for load in self._loads().values() if load.state == INCOMPLETE)
+        self._send_again()
+        if not self._open():
+            return
+        self.follow()
+
+    def _loads(self) -> dict[str, Load]:
+        return self.state.loads(list(self.tables))
+
+    def _open(self) -> dict[str, Load]:
+        """Loads whose scan has not succeeded yet."""
+        return {load.name: load for load in self._loads().values() if not load.scanned}
+
+    def _check_known(self) -> None:
+        unknown = sorted(set(self.tables) - set(self._loads()))
+        if unknown:
+            raise SettingsError(f"the sink does not know collection {unknown[0]}: run `upwell migrate` first")
+
+    def request(self, names: Iterable[str]) -> None:
+        """State first, then one signal for all: a signal whose state is not stored would be followed by nobody."""
+        wanted = sorted(names)
+        if not wanted:
+            return
+        self.wait_settled([self.tables[name] for name in wanted])
+        signal = new_signal_id(LOAD)
+        topic = self.naming.notifications_topic
+        start = self.kafka.end_offsets([topic]).get(TopicPartition(topic, 0), 0)
+        for name in wanted:
+            self.state.set_load(name, LOADING, {"signal": signal, "from": start})
+        request(self.source, signal, [self.tables[name] for name in wanted])
+        self.progress(f"first load asked for: {', '.join(wanted)}")
+
+    def _send_again(self) -> None:
+        """Signals whose sender was killed between the state and the signal; those already sent are left alone."""
+        signals: dict[str, list[str]] = {}
+        for load in self._open().values():
+            signals.setdefault(str(load.detail["signal"]), []).append(self.tables[load.name])
+        for signal, tables in signals.items():
+            self.wait_settled(tables)
+            request(self.source, signal, tables)
+
+    def wait_settled(self, tables: list[str]) -> None:
+        """Wait until every transaction older than the tables' addition to the publication has ended (H25)."""
+        told = 0.0
+        while waiting := unsettled(self.source, self.naming.name, tables):
+            if time.monotonic() - told > 5:
+                told = time.monotonic()
+                self.progress(f"{waiting[0]} waits for an older transaction{self._oldest()}")
+            time.sleep(POLL_SECONDS)
+
+    def _oldest(self) -> str:
+        row = first(self.source, "oldest_transaction")
+        return f": pid {row['pid']} {row['application']}, open for {row['age']}" if row else ""
+
+    def follow(self) -> None:
+        """Read the notifications until no scan is open."""
+        start = min(int(load.detail["from"]) for load in self._open().values())
+        reader = Notifications(self.bootstrap_servers, self.registry_url, self.naming.notifications_topic, start)
+        looked = time.monotonic()
+        try:
+            while self._open():
+                for notification in reader.poll(POLL_SECONDS):
+                    self.take(notification)
+                if time.monotonic() - looked > STATUS_SECONDS:
+                    looked = time.monotonic()
+                    self._check_connector()
+        finally:
+            reader.close()
+
+    def _check_connector(self) -> None:
+        status = self.connect.status(self.naming.connector)
+        if status.failed:
+            raise ConnectUnavailable(f"connector {status.name} FAILED: {status.cause}; run `upwell connector apply` again")
+
+    def take(self, notification: Notification) -> None:
+        """What one notification means for the load of its table."""
+        by_table = {self.tables[name]: load for name, load in self._open().items()}
+        load = by_table.get(notification.table)
+        if load is None or notification.offset < int(load.detail["from"]) or not _of_a_load(notification):
+            return
+        if notification.kind == "IN_PROGRESS":
+            self.progress(f"{load.name} {_where(notification)}")
+        elif notification.succeeded:
+            self._scanned(load, notification)
+        elif notification.ended:
+            self._failed(load, notification)
+
+    def _scanned(self, load: Load, notification: Notification) -> None:
+        """The end offsets are read after the scan's end, so its last row is below them."""
+        ends = self.kafka.end_offsets([self.naming.topic(self.tables[load.name])])
+        rows = notification.scanned_rows or 0
+        detail = {"rows": rows, "ends": {str(at.partition): end for at, end in ends.items()}}
+        self.state.set_load(load.name, LOADING, {**load.detail, **detail})
+        self.progress(f"{load.name} {rows} rows read")
+
+    def _failed(self, load: Load, notification: Notification) -> None:
+        self.attempts[load.name] = self.attempts.get(load.name, 0) + 1
+        self.state.set_load(load.name, INCOMPLETE, {"last_status": notification.status})
+        if self.attempts[load.name] >= ATTEMPTS:
+            raise SourceUnavailable(f"{load.name}: its scan ended with {notification.status}, {ATTEMPTS} times")
+        self.progress(f"{load.name}: its scan ended with {notification.status}, asked for again")
+        self.request([load.name])
+
+
+def _of_a_load(notification: Notification) -> bool:
+    return notification.signal.startswith(f"{LOAD}-")
+
+
+def _where(notification: Notification) -> str:
+    if notification.scanned_rows is not None:
+        return f"{notification.scanned_rows} rows ..."
+    if notification.last_key and notification.maximum_key:
+        return f"key {notification.last_key} of {notification.maximum_key} ..."
+    return "is being read ..."
+
+
+def await_searchable(loading: Loading, deadline: float, progress: Callable[[str], None]) -> bool:
+    """Wait until every scanned table is taken in and embedded, and mark it `complete`. False at the deadline
+    (a time of `time.monotonic()`)."""
+    told = ""
+    while waiting := [line for name in loading.tables if (line := _still(loading, name))]:
+        if time.monotonic() > deadline:
+            return False
+        if waiting[0] != told:
+            told = waiting[0]
+            progress(told)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _still(loading: Loading, name: str) -> str:
+    """What keeps a collection from being complete, "" if it is."""
+    load = loading.state.loads([name]).get(name, Load(name, INCOMPLETE))
+    if load.state == COMPLETE:
+        return ""
+    if not load.scanned:
+        return f"{name}: its table is not read to the end yet"
+    topic = loading.naming.topic(loading.tables[name])
+    behind = _behind(loading, topic, {int(key): int(end) for key, end in load.detail["ends"].items()})
+    if behind:
+        return f"{name}: {behind} changes to take in"
+    pending = loading.state.backfill_pending(name)
+    if pending:
+        return f"{name}: {pending} texts to embed"
+    loading.state.set_load(name, COMPLETE, load.detail)
+    progress = loading.progress
+    progress(f"{name} complete: {load.detail.get('rows', 0)} rows searchable")
+    return ""
+
+
+def _behind(loading: Loading, topic: str, ends: Mapping[int, int]) -> int:
+    """Offsets below `ends` that are not taken in. A partition without a position counts from its log start (H36)."""
+    positions = loading.state.positions(topic)
+    missing = set(ends) - set(positions)
+    starts = loading.kafka.log_starts([topic]) if missing else {}
+    at = {partition: positions.get(partition, starts.get(TopicPartition(topic, partition), 0)) for partition in ends}
+    return sum(max(0, end - at[partition]) for partition, end in ends.items())
