@@ -62,7 +62,9 @@ class Kafka:
         self._timeout = timeout
         self._admin = AdminClient(client_config(bootstrap_servers))
 
-    def create(self, topics: Mapping[str, int], *, replication_factor: int, retention_hours: float) -> list[str]:
+    def create(
+        self, topics: Mapping[str, int], *, replication_factor: int, retention_hours: float
+    ) -> list[str]:
         """Create what does not exist (name -> partitions); returns the created names.
 
         Never compacted: a compacted topic forgets deletes, and its offset gaps stall consumers (DESIGN 4).
@@ -124,7 +126,9 @@ class Kafka:
             return {}
         with self._errors():
             futures = self._admin.list_offsets(asked, request_timeout=self._timeout)
-            return {TopicPartition(at.topic, at.partition): int(f.result().offset) for at, f in futures.items()}
+            return {
+                TopicPartition(at.topic, at.partition): int(f.result().offset) for at, f in futures.items()
+            }
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

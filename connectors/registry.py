@@ -1,7 +1,7 @@
 """Writer schemas by id, from a registry's Confluent API.
 
-Ids are immutable, so an answer is kept for ever. An id that the registry does not know yet, or a registry that does
-not answer, is "not now": the record is neither skipped nor dead-lettered.
+Ids are immutable, so an answer is kept for ever. An id that the registry does not know yet, or a registry
+that does not answer, is "not now": the record is neither skipped nor dead-lettered.
 """
 
 from __future__ import annotations

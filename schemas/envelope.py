@@ -1,7 +1,7 @@
 """From a Kafka message to a Change: the one place that knows Debezium's envelope.
 
-`Decoder` never does I/O: it says which schema ids it lacks, is taught them, and decodes. What it cannot decode
-is an Undecodable; what would fail for every record of a schema is raised, and blocks the collection.
+`Decoder` never does I/O: it says which schema ids it lacks, is taught them, and decodes. What it cannot
+decode is an Undecodable; what would fail for every record of a schema is raised, and blocks the collection.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Decoder:
     def decode(self, message: RawMessage) -> Change | Undecodable:
         """Decode one message.
 
-        Raises IncompatibleSchema and UnresolvedPlaceholder, which block the collection, and RegistryUnavailable if
-        a schema was not learnt.
+        Raises IncompatibleSchema and UnresolvedPlaceholder, which block the collection, and
+        RegistryUnavailable if a schema was not learnt.
         """
         key: str | None = None
         envelope: _Envelope | None = None
@@ -134,8 +134,8 @@ class Decoder:
     ) -> Change | Undecodable:
         """Fill the unavailable columns from the stored row and render the text.
 
-        `message` is what an Undecodable keeps. Raises UnresolvedPlaceholder if a column that the collection needs
-        is not stored either; one that it does not need is left out.
+        `message` is what an Undecodable keeps. Raises UnresolvedPlaceholder if a column that the collection
+        needs is not stored either; one that it does not need is left out.
         """
         if not change.unavailable or change.row is None:
             return change

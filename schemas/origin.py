@@ -27,7 +27,7 @@ def origin(source: Mapping[str, Any], operation: Operation) -> Origin:
 
 
 def sequence(text: str | None) -> tuple[int | None, int | None]:
-    """`["123","456"]` or `[null,"456"]`: positions of the last commit and of this event. Raises MalformedEnvelope."""
+    """`["123","456"]` or `[null,"456"]`: last commit and this event. Raises MalformedEnvelope."""
     if text is None:
         return None, None
     try:

@@ -30,7 +30,14 @@ class Placeholder:
         digest = hashlib.md5(self._encoded, usedforsecurity=False).digest()
         name_based = str(uuid.UUID(bytes=digest, version=3))  # Debezium's stand-in in arrays of uuid
         as_numbers = [byte - 256 if byte > 127 else byte for byte in self._encoded]
-        self._forms: tuple[Any, ...] = (text, self._encoded, self._quoted, as_numbers, [name_based], {text: text})
+        self._forms: tuple[Any, ...] = (
+            text,
+            self._encoded,
+            self._quoted,
+            as_numbers,
+            [name_based],
+            {text: text},
+        )
 
     def is_in_bytes(self, body: bytes) -> bool:
         """Quick: whether an Avro body may hold it as text or bytes."""

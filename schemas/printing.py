@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from functools import wraps
 from typing import Any, Final
 
@@ -29,11 +29,12 @@ def _printed_list(values: Iterable[Any]) -> str:
 
 
 def printed_float(value: float) -> str:
-    """Shortest digits that give the number again, with an exponent from 15 digits on, as Postgres has it."""
-    if math.isfinite(value) and 1e15 <= abs(value) < 1e16:
-        return next(text for text in (f"{value:.{n}e}" for n in range(18)) if float(text) == value)
-    digits, e, exponent = repr(value).partition("e")
-    return digits.removesuffix(".0") + e + exponent
+    """Shortest digits that give the number again, without exponent, as `to_jsonb` prints it.
+
+    A row printed at intake and the same row read back from jsonb must give the same text.
+    """
+    digits = format(Decimal(repr(value)), "f").removesuffix(".0")
+    return "0" if digits == "-0" else digits
 
 
 def printed_json(value: Any) -> str:

@@ -60,8 +60,7 @@ def _of_container(schema: Mapping[str, Any]) -> Converter | None:
         inner = converter(schema["items"])
         return None if inner is None else partial(_list, inner)
     if kind == "map":
-        inner = converter(schema["values"])
-        return None if inner is None else partial(_map, inner)
+        return partial(_map, converter(schema["values"]) or _same)
     if kind == "record":
         return _of_record({field["name"]: converter(field["type"]) for field in schema["fields"]})
     if isinstance(kind, str):
@@ -69,17 +68,33 @@ def _of_container(schema: Mapping[str, Any]) -> Converter | None:
     return converter(kind)
 
 
+def _same(value: Any) -> JsonValue:
+    known: JsonValue = value
+    return known
+
+
+def in_jsonb_order(value: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Keys as jsonb keeps them, shorter ones first: a row prints the same before and after it was stored."""
+    return dict(sorted(value.items(), key=_jsonb_rank))
+
+
+def _jsonb_rank(item: tuple[str, JsonValue]) -> tuple[int, bytes]:
+    name = item[0].encode("utf-8", "surrogatepass")
+    return len(name), name
+
+
 def _list(inner: Converter, values: list[Any]) -> JsonValue:
     return [inner(value) for value in values]
 
 
 def _map(inner: Converter, values: Mapping[str, Any]) -> JsonValue:
-    return {key: inner(value) for key, value in values.items()}
+    return in_jsonb_order({key: inner(value) for key, value in values.items()})
 
 
 def _of_record(fields: Mapping[str, Converter | None]) -> Converter:
     def convert(value: Mapping[str, Any]) -> JsonValue:
-        return {name: inner(value[name]) if inner else value[name] for name, inner in fields.items()}
+        row = {name: inner(value[name]) if inner else value[name] for name, inner in fields.items()}
+        return in_jsonb_order(row)
 
     return convert
 
@@ -105,7 +120,7 @@ def _variable_scale_decimal(value: Mapping[str, Any]) -> JsonValue:
 
 def _double(value: float) -> JsonValue:
     if math.isfinite(value):
-        return value
+        return int(Decimal(repr(value))) if abs(value) >= 1e16 else value
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
@@ -136,7 +151,7 @@ def json_value(text: str) -> JsonValue:
     What cannot be kept so (not JSON, nested too deeply, NUL or half a surrogate in it) stays the text it is.
     """
     try:
-        value = json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_no_constant)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError):
         return text
     troubled = "\\u" in text and ("\\u0000" in text or not _encodable(value))
@@ -144,9 +159,13 @@ def json_value(text: str) -> JsonValue:
     return text if troubled or deep else value
 
 
-def _exact_float(text: str) -> float | str:
+def _exact_float(text: str) -> float | int | str:
     value = float(text)
-    return value if math.isfinite(value) and Decimal(text) == Decimal(repr(value)) else text
+    exact = Decimal(text)
+    if not math.isfinite(value) or exact != Decimal(repr(value)):
+        return text
+    whole = "e" in text.lower() and "." not in format(exact, "f")
+    return int(exact) if whole else value
 
 
 def _exact_int(text: str) -> int | str:
@@ -155,6 +174,14 @@ def _exact_int(text: str) -> int | str:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
+
+
+_JSON: Final = json.JSONDecoder(
+    parse_float=_exact_float,
+    parse_int=_exact_int,
+    parse_constant=_no_constant,
+    object_pairs_hook=lambda pairs: in_jsonb_order(dict(pairs)),
+)
 
 
 def _encodable(value: JsonValue) -> bool:

@@ -40,8 +40,12 @@ POLL_SECONDS: Final = 0.2
 RESTARTS: Final = 3
 
 
-def check_collections(connection: Connection, collections: Mapping[str, CollectionSpec]) -> dict[str, TableInfo]:
-    """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that is wrong."""
+def check_collections(
+    connection: Connection, collections: Mapping[str, CollectionSpec]
+) -> dict[str, TableInfo]:
+    """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that
+    is wrong.
+    """
     if not collections:
         raise SettingsError("the spec has no collections")
     infos = inspect_tables(connection, [spec.table for spec in collections.values()])
@@ -81,13 +85,19 @@ class Capture:
 
     def topics(self) -> dict[str, tuple[int, str | None]]:
         """Every topic of the lineage: partitions, and the collection it feeds."""
-        service: dict[str, tuple[int, str | None]] = {topic: (1, None) for topic in self.naming.service_topics()}
+        service: dict[str, tuple[int, str | None]] = {
+            topic: (1, None) for topic in self.naming.service_topics()
+        }
         count = self.settings.kafka.partitions
-        fed = {self.naming.topic(spec.table): (count, name) for name, spec in self.settings.collections.items()}
+        fed = {
+            self.naming.topic(spec.table): (count, name) for name, spec in self.settings.collections.items()
+        }
         return {**service, **fed}
 
     def ensure_topics(self) -> None:
-        """Create and record what is missing. Raises LineageMismatch for a topic that is not the recorded one."""
+        """Create and record what is missing. Raises LineageMismatch for a topic that is not the recorded
+        one.
+        """
         wanted, recorded = self.topics(), self.state.topics(self.naming.lineage)
         missing = {topic: count for topic, (count, _) in wanted.items() if topic not in recorded}
         kafka = self.settings.kafka
@@ -112,16 +122,20 @@ class Capture:
             time.sleep(POLL_SECONDS)
 
     def _refuse_foreign(self, found: set[str]) -> None:
-        """Unrecorded topics that hold records belong to an earlier life of this name, and so do their deletes."""
+        """Unrecorded topics that hold records belong to an earlier life of this name, and so do their
+        deletes.
+        """
         used = sorted(at.topic for at, end in self.kafka.end_offsets(found).items() if end > 0)
         if used:
             raise LineageMismatch(
-                f"topic {used[0]} holds records of another deployment: choose another name, or delete the topics "
-                f"{self.naming.topic_prefix}.*"
+                f"topic {used[0]} holds records of another deployment: choose another name, "
+                f"or delete the topics {self.naming.topic_prefix}.*"
             )
 
     def ensure_publication(self) -> None:
-        missing = unpublished(self.source, self.naming.name, [s.table for s in self.settings.collections.values()])
+        missing = unpublished(
+            self.source, self.naming.name, [s.table for s in self.settings.collections.values()]
+        )
         if missing:
             raise SettingsError(f"{missing[0]} is not in the publication yet: run `upwell migrate source`")
 
@@ -160,13 +174,17 @@ class Capture:
                 self.connect.restart(self.naming.connector)
                 time.sleep(restarts)
             if time.monotonic() > deadline:
-                raise ConnectUnavailable(f"connector {self.naming.connector} is {status.connector}/{status.task}")
+                raise ConnectUnavailable(
+                    f"connector {self.naming.connector} is {status.connector}/{status.task}"
+                )
             time.sleep(POLL_SECONDS)
 
     def _slot_ready(self) -> bool:
         slot = first(self.source, "slot", {"slot": self.naming.slot})
         if slot is not None and slot["wal_status"] == "lost":
-            raise SourceUnavailable(f"slot {self.naming.slot} is lost: changes are missing, a rebuild is needed")
+            raise SourceUnavailable(
+                f"slot {self.naming.slot} is lost: changes are missing, a rebuild is needed"
+            )
         return slot is not None and bool(slot["ready"])
 
     def config(self) -> ConnectorConfig:
@@ -182,7 +200,9 @@ class Capture:
             database=str(dsn.get("dbname") or dsn.get("user") or "postgres"),
             ssl=_ssl(dsn),
             tables=tuple(spec.table for spec in settings.collections.values()),
-            excluded=tuple(f"{s.table}.{column}" for s in settings.collections.values() for column in s.exclude),
+            excluded=tuple(
+                f"{s.table}.{column}" for s in settings.collections.values() for column in s.exclude
+            ),
             placeholder=placeholder(self.source, self.naming.name),
             secrets_file=str(secrets_file(settings)),
             converter="confluent" if settings.connect.converter == "confluent" else "apicurio",
@@ -198,7 +218,11 @@ def _failed(status: ConnectorStatus) -> ConnectUnavailable:
 
 
 def _ssl(dsn: Mapping[str, object]) -> dict[str, str]:
-    names = {"sslmode": "database.sslmode", "sslrootcert": "database.sslrootcert", "sslcert": "database.sslcert"}
+    names = {
+        "sslmode": "database.sslmode",
+        "sslrootcert": "database.sslrootcert",
+        "sslcert": "database.sslcert",
+    }
     return {ours: str(dsn[theirs]) for theirs, ours in names.items() if dsn.get(theirs)}
 
 
@@ -212,17 +236,22 @@ def check_topics(recorded: Mapping[str, TopicFacts], found: Mapping[str, TopicFa
             raise LineageMismatch(f"topic {topic} was deleted and made again: a rebuild is needed")
         if now.partitions != then.partitions:
             raise LineageMismatch(
-                f"topic {topic} has {now.partitions} partitions, recorded are {then.partitions}: a rebuild is needed"
+                f"topic {topic} has {now.partitions} partitions, not the recorded {then.partitions}: "
+                "a rebuild is needed"
             )
 
 
 def secrets_file(settings: Settings) -> Path:
-    """Where Connect finds user and password: `connect.secrets_file`, else a file of ours, written by `apply`."""
+    """Where Connect finds user and password: `connect.secrets_file`, else a file of ours, written by
+    `apply`.
+    """
     return Path(settings.connect.secrets_file or settings.home / "connect" / f"{settings.name}.properties")
 
 
 def write_secrets(settings: Settings) -> None:
-    """Put the source DSN's user and password into our own secrets file, mode 0600; a given file is not touched."""
+    """Put the source DSN's user and password into our own secrets file, mode 0600; a given file is not
+    touched.
+    """
     if settings.connect.secrets_file:
         return
     dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
@@ -236,9 +265,10 @@ def write_secrets(settings: Settings) -> None:
 
 
 def _property(value: str) -> str:
-    """A value as java.util.Properties reads it: ASCII, escapes for whatever is not plain."""
-    plain = "".join(c if c.isascii() and c.isalnum() else f"\\u{ord(c):04x}" for c in value if ord(c) < 0x10000)
-    return plain
+    """A value as java.util.Properties reads it: ASCII, UTF-16 escapes for whatever is not plain."""
+    units = value.encode("utf-16-be")
+    codes = (int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2))
+    return "".join(chr(code) if code < 128 and chr(code).isalnum() else f"\\u{code:04x}" for code in codes)
 
 
 def lineage_of(state: CaptureState, settings: Settings) -> Naming:
@@ -286,6 +316,7 @@ def loading(capture: Capture) -> Loading:
         connect=capture.connect,
         bootstrap_servers=capture.settings.kafka.bootstrap_servers,
         registry_url=capture.settings.registry.url,
+        chunk_rows=capture.settings.connect.snapshot_chunk_rows,
         progress=capture.progress,
     )
 

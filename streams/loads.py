@@ -1,7 +1,8 @@
 """First loads by incremental snapshot, from `incomplete` to `complete`.
 
-The state is written before the signal is sent, and a signal is sent once per id: whoever is killed in between is
-continued, not repeated. A scan counts only if its own table's completion says SUCCEEDED or EMPTY (H24).
+The state is written before the signal is sent, and a signal is sent once per id: whoever is killed in
+between is continued, not repeated. A scan counts only if its own table's completion says SUCCEEDED or
+EMPTY (H24).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from schemas.errors import ConnectUnavailable, SettingsError, SourceUnavailable
 POLL_SECONDS: Final = 0.2
 #: How often the connector is looked at while a scan is followed.
 STATUS_SECONDS: Final = 3.0
+TELL_SECONDS: Final = 1.0
 #: A table whose scan fails is asked for again this often.
 ATTEMPTS: Final = 5
 
@@ -41,8 +43,10 @@ class Loading:
     connect: Connect
     bootstrap_servers: str
     registry_url: str
+    chunk_rows: int
     progress: Callable[[str], None]
     attempts: dict[str, int] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Request what is incomplete, go on with what is loading, return when every scan has succeeded."""
@@ -66,7 +70,9 @@ class Loading:
             raise SettingsError(f"the sink does not know collection {unknown[0]}: run `upwell migrate` first")
 
     def request(self, names: Iterable[str]) -> None:
-        """State first, then one signal for all: a signal whose state is not stored would be followed by nobody."""
+        """State first, then one signal for all: a signal whose state is not stored would be followed by
+        nobody.
+        """
         wanted = sorted(names)
         if not wanted:
             return
@@ -80,7 +86,9 @@ class Loading:
         self.progress(f"first load asked for: {', '.join(wanted)}")
 
     def _send_again(self) -> None:
-        """Signals whose sender was killed between the state and the signal; those already sent are left alone."""
+        """Signals whose sender was killed between the state and the signal; those already sent are left
+        alone.
+        """
         signals: dict[str, list[str]] = {}
         for load in self._open().values():
             signals.setdefault(str(load.detail["signal"]), []).append(self.tables[load.name])
@@ -104,7 +112,9 @@ class Loading:
     def follow(self) -> None:
         """Read the notifications until no scan is open."""
         start = min(int(load.detail["from"]) for load in self._open().values())
-        reader = Notifications(self.bootstrap_servers, self.registry_url, self.naming.notifications_topic, start)
+        reader = Notifications(
+            self.bootstrap_servers, self.registry_url, self.naming.notifications_topic, start
+        )
         looked = time.monotonic()
         try:
             while self._open():
@@ -119,7 +129,9 @@ class Loading:
     def _check_connector(self) -> None:
         status = self.connect.status(self.naming.connector)
         if status.failed:
-            raise ConnectUnavailable(f"connector {status.name} FAILED: {status.cause}; run `upwell connector apply` again")
+            raise ConnectUnavailable(
+                f"connector {status.name} FAILED: {status.cause}; run `upwell connector apply` again"
+            )
 
     def take(self, notification: Notification) -> None:
         """What one notification means for the load of its table."""
@@ -128,11 +140,19 @@ class Loading:
         if load is None or notification.offset < int(load.detail["from"]) or not _of_a_load(notification):
             return
         if notification.kind == "IN_PROGRESS":
-            self.progress(f"{load.name} {_where(notification)}")
+            self._tell(load.name, notification)
         elif notification.succeeded:
             self._scanned(load, notification)
         elif notification.ended:
             self._failed(load, notification)
+
+    def _tell(self, name: str, notification: Notification) -> None:
+        """A line a second; the total is the planner's estimate, so it is shown only while it is not absurd."""
+        if time.monotonic() - self.told.get(name, 0.0) < TELL_SECONDS or notification.chunk is None:
+            return
+        self.told[name] = time.monotonic()
+        rows, total = notification.chunk * self.chunk_rows, notification.total_rows or 0
+        self.progress(f"{name} {rows} rows{f' of about {total}' if total > rows else ''} ...")
 
     def _scanned(self, load: Load, notification: Notification) -> None:
         """The end offsets are read after the scan's end, so its last row is below them."""
@@ -146,21 +166,15 @@ class Loading:
         self.attempts[load.name] = self.attempts.get(load.name, 0) + 1
         self.state.set_load(load.name, INCOMPLETE, {"last_status": notification.status})
         if self.attempts[load.name] >= ATTEMPTS:
-            raise SourceUnavailable(f"{load.name}: its scan ended with {notification.status}, {ATTEMPTS} times")
+            raise SourceUnavailable(
+                f"{load.name}: its scan ended with {notification.status}, {ATTEMPTS} times"
+            )
         self.progress(f"{load.name}: its scan ended with {notification.status}, asked for again")
         self.request([load.name])
 
 
 def _of_a_load(notification: Notification) -> bool:
     return notification.signal.startswith(f"{LOAD}-")
-
-
-def _where(notification: Notification) -> str:
-    if notification.scanned_rows is not None:
-        return f"{notification.scanned_rows} rows ..."
-    if notification.last_key and notification.maximum_key:
-        return f"key {notification.last_key} of {notification.maximum_key} ..."
-    return "is being read ..."
 
 
 def await_searchable(loading: Loading, deadline: float, progress: Callable[[str], None]) -> bool:
@@ -198,9 +212,14 @@ def _still(loading: Loading, name: str) -> str:
 
 
 def _behind(loading: Loading, topic: str, ends: Mapping[int, int]) -> int:
-    """Offsets below `ends` that are not taken in. A partition without a position counts from its log start (H36)."""
+    """Offsets below `ends` that are not taken in. A partition without a position counts from its log start
+    (H36).
+    """
     positions = loading.state.positions(topic)
     missing = set(ends) - set(positions)
     starts = loading.kafka.log_starts([topic]) if missing else {}
-    at = {partition: positions.get(partition, starts.get(TopicPartition(topic, partition), 0)) for partition in ends}
+    at = {
+        partition: positions.get(partition, starts.get(TopicPartition(topic, partition), 0))
+        for partition in ends
+    }
     return sum(max(0, end - at[partition]) for partition, end in ends.items())

@@ -15,7 +15,8 @@ from schemas.names import check_identifier
 CONNECTOR_CLASS: Final = "io.debezium.connector.postgresql.PostgresConnector"
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
-#: One row, rewritten: the slot advances also while only other tables change, and H31's last commit is flushed.
+#: One row, rewritten: the slot advances also while only other tables change, and H31's last commit is
+#: flushed.
 HEARTBEAT_QUERY: Final = (
     "INSERT INTO upwell.heartbeat (id, at) VALUES (1, clock_timestamp()) "
     "ON CONFLICT (id) DO UPDATE SET at = excluded.at"
@@ -35,6 +36,7 @@ FIXED: Final[dict[str, str]] = {
     "notification.enabled.channels": "sink,log",
     "skipped.operations": "none",
     "tombstones.on.delete": "true",
+    "extended.headers.enabled": "false",
     "provide.transaction.metadata": "false",
     "decimal.handling.mode": "string",
     "interval.handling.mode": "string",
@@ -58,7 +60,8 @@ FIXED: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectorConfig:
-    """Everything that differs between deployments. `placeholder` is random per deployment (unchanged TOAST values).
+    """Everything that differs between deployments. `placeholder` is random per deployment (unchanged TOAST
+    values).
 
     `tables` are the collections' tables, `excluded` columns as `schema.table.column`. `secrets_file` is a
     properties file on Connect's machine with `user` and `password`.
@@ -82,7 +85,12 @@ class ConnectorConfig:
 
     def render(self) -> dict[str, str]:
         """The JSON object for `PUT /connectors/{name}/config`, keys sorted. Raises SettingsError."""
-        config = {**FIXED, **self._source(), **self._stream(), **converters(self.converter, self.registry_url)}
+        config = {
+            **FIXED,
+            **self._source(),
+            **self._stream(),
+            **converters(self.converter, self.registry_url),
+        }
         return dict(sorted(config.items()))
 
     def _source(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Kafka Connect's REST interface, as far as upwell uses it.
 
-Every answer that means "not now" (no connection, 409 while a rebalance lasts, 5xx) is ConnectUnavailable once the
-retries are used up; every answer that means "this will never do" is SettingsError.
+Every answer that means "not now" (no connection, 409 while a rebalance lasts, 5xx) is ConnectUnavailable
+once the retries are used up; every answer that means "this will never do" is SettingsError.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _URL_SECRET: Final = re.compile(r"(?i)(://[^\s:/@]+:)[^\s@]+@")
 
 @dataclass(frozen=True, slots=True)
 class ConnectorStatus:
-    """State of the connector and its one task: RUNNING, FAILED, PAUSED, STOPPED, UNASSIGNED, RESTARTING or ABSENT.
+    """State of the connector and its one task: RUNNING, FAILED, PAUSED, STOPPED, UNASSIGNED, RESTARTING or
+    ABSENT.
 
     `cause` is the root of a failure in one line without secrets, "" if nothing failed.
     """
@@ -90,7 +91,9 @@ class Connect:
         return ConnectorStatus(name, answer["connector"]["state"], task.get("state", "UNASSIGNED"), cause)
 
     def offsets(self, name: str) -> dict[str, Any]:
-        """The stored offset of the one source partition (`lsn`, `lsn_proc`, `lsn_commit`, ...), {} before the first."""
+        """The stored offset of the one source partition (`lsn`, `lsn_proc`, `lsn_commit`, ...), {} before
+        the first.
+        """
         answer = self._call("GET", f"/connectors/{quote(name)}/offsets", absent=True) or {}
         stored = answer.get("offsets") or []
         return dict(stored[0].get("offset") or {}) if stored else {}
@@ -130,7 +133,8 @@ class Connect:
         if response.status_code == requests.codes.conflict or response.status_code >= 500:
             raise ConnectUnavailable(f"Connect at {self._url}: {_message(response)}")
         if not response.ok:
-            raise SettingsError(f"Connect at {self._url} refuses {method} {path.split('?', maxsplit=1)[0]}: {_message(response)}")
+            what = f"{method} {path.split('?', maxsplit=1)[0]}"
+            raise SettingsError(f"Connect at {self._url} refuses {what}: {_message(response)}")
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, json: object) -> requests.Response:
@@ -138,7 +142,9 @@ class Connect:
             return self._session.request(method, self._url + path, json=json, timeout=self._timeout)
         except requests.RequestException as error:
             reason = type(error).__name__
-            raise ConnectUnavailable(f"Connect does not answer at {redacted(self._url)} ({reason})") from error
+            raise ConnectUnavailable(
+                f"Connect does not answer at {redacted(self._url)} ({reason})"
+            ) from error
 
 
 def _message(response: requests.Response) -> str:

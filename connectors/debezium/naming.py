@@ -15,7 +15,9 @@ SIGNAL_TABLE: Final = "upwell.signal"
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Names of a deployment's lineage. A rebuild takes the next lineage: new slot, new topics, same connector."""
+    """Names of a deployment's lineage. A rebuild takes the next lineage: new slot, new topics, same
+    connector.
+    """
 
     name: str
     lineage: int
@@ -60,7 +62,9 @@ def publication_name(name: str) -> str:
 
 
 def check_tables(tables: Iterable[str]) -> tuple[str, ...]:
-    """`schema.table` names whose every part is an identifier. Raises SettingsError: they reach Debezium raw."""
+    """`schema.table` names whose every part is an identifier. Raises SettingsError: they reach Debezium
+    raw.
+    """
     checked = []
     for table in tables:
         schema, _, relation = table.partition(".")

@@ -1,7 +1,7 @@
 """Debezium's own account of an incremental snapshot, read from the notifications topic.
 
-The topic has one partition and is read without a group from a remembered offset, so whoever follows a scan may be
-killed and another takes over.
+The topic has one partition and is read without a group from a remembered offset, so whoever follows a scan
+may be killed and another takes over.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _FETCH: Final = {"auto.offset.reset": "earliest", "enable.auto.commit": False, "
 class Notification:
     """One notification about an incremental snapshot. `signal` is the id of the signal that asked for it.
 
-    `kind`: STARTED, IN_PROGRESS, TABLE_SCAN_COMPLETED, COMPLETED, PAUSED, RESUMED or ABORTED. `table` is empty where
-    the notification is about no single one; `status` and `scanned_rows` are given when a table's scan has ended.
+    `table` is empty where the notification is about no single one; `status` and `scanned_rows` are given when a
+    table's scan has ended (`kind` TABLE_SCAN_COMPLETED), `chunk`, `chunks` and `total_rows` while it is IN_PROGRESS.
     """
 
     offset: int
@@ -40,8 +40,9 @@ class Notification:
     table: str = ""
     status: str = ""
     scanned_rows: int | None = None
-    last_key: str = ""
-    maximum_key: str = ""
+    chunk: int | None = None
+    chunks: int | None = None
+    total_rows: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -57,17 +58,21 @@ def parse(offset: int, record: dict[str, Any]) -> Notification | None:
     if record.get("aggregate_type") != _AGGREGATE:
         return None
     more: dict[str, str] = record.get("additional_data") or {}
-    rows = more.get("total_rows_scanned")
     return Notification(
         offset=offset,
         signal=str(record.get("id") or ""),
         kind=str(record.get("type") or ""),
         table=more.get("scanned_collection") or more.get("current_collection_in_progress") or "",
         status=more.get("status") or "",
-        scanned_rows=int(rows) if rows else None,
-        last_key=more.get("last_processed_key") or "",
-        maximum_key=more.get("maximum_key") or "",
+        scanned_rows=_number(more.get("total_rows_scanned")),
+        chunk=_number(more.get("chunk_index")),
+        chunks=_number(more.get("total_chunks")),
+        total_rows=_number(more.get("total_rows")),
     )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
 
 
 class Notifications:
@@ -104,7 +109,9 @@ class Notifications:
         if schema_id not in self._schemas:
             schema = json.loads(self._registry.schema(schema_id))
             self._schemas[schema_id] = fastavro.parse_schema(schema)
-        return cast("dict[str, Any]", fastavro.schemaless_reader(io.BytesIO(body[5:]), self._schemas[schema_id], None))
+        return cast(
+            "dict[str, Any]", fastavro.schemaless_reader(io.BytesIO(body[5:]), self._schemas[schema_id], None)
+        )
 
     def close(self) -> None:
         try:

@@ -1,8 +1,8 @@
 """Incremental snapshots: asked for by a row in the signal table, so that a request is as durable as the log.
 
-Debezium keeps ONE id for all scans that it has queued, that of the last signal. So ids say of what kind a request
-was: a first load begins with `load-`, the re-read of single keys with `repair-`. A repair must not be asked for
-while a load is running, or the load's completion would carry the repair's id.
+Debezium keeps ONE id for all scans that it has queued, that of the last signal. So ids say of what kind a
+request was: a first load begins with `load-`, the re-read of single keys with `repair-`. A repair must not be
+asked for while a load is running, or the load's completion would carry the repair's id.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ def new_signal_id(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(8)}"
 
 
-def request(connection: Connection, signal_id: str, tables: Iterable[str], conditions: Mapping[str, str] | None = None) -> bool:
-    """Insert the signal; False if it had been inserted before. `conditions`: SQL filter by table, safely quoted.
+def request(
+    connection: Connection, signal_id: str, tables: Iterable[str], conditions: Mapping[str, str] | None = None
+) -> bool:
+    """Insert the signal; False if it had been inserted before. `conditions`: SQL filter by table, safely
+    quoted.
 
-    Ask only with the slot existing, the connector RUNNING and every transaction older than the tables' addition to
-    the publication ended (`unsettled`): rows of open transactions would be lost for ever (H25).
+    Ask only with the slot existing, the connector RUNNING and every transaction older than the tables'
+    addition to the publication ended (`unsettled`): rows of open transactions would be lost for ever (H25).
     """
     data: dict[str, object] = {"type": "incremental", "data-collections": list(check_tables(tables))}
     if conditions:
@@ -48,7 +51,9 @@ def sent(connection: Connection, signal_id: str) -> bool:
 
 
 def single_key(connection: Connection, table: str, key: Mapping[str, object]) -> str:
-    """Ask for a re-read of one key (H9); returns the signal's id. A key that is gone by then is in no event."""
+    """Ask for a re-read of one key (H9); returns the signal's id. A key that is gone by then is in no
+    event.
+    """
     signal_id = new_signal_id(REPAIR)
     request(connection, signal_id, [table], {table: key_condition(key)})
     return signal_id
@@ -57,6 +62,7 @@ def single_key(connection: Connection, table: str, key: Mapping[str, object]) ->
 def key_condition(key: Mapping[str, object]) -> str:
     """`"id" = '42' AND ...`. Values are quoted as literals of unknown type: Postgres takes the column's."""
     parts = [
-        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(str(value))) for name, value in key.items()
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(str(value)))
+        for name, value in key.items()
     ]
     return sql.SQL(" AND ").join(parts).as_string(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -22,4 +21,4 @@ class Queries:
         return cls(dict(zip(parts[::2], parts[1::2], strict=True)))
 
     def __getitem__(self, name: str) -> sql.SQL:
-        return sql.SQL(cast(LiteralString, self._blocks[name].strip().rstrip(";")))
+        return sql.SQL(self._blocks[name].strip().rstrip(";"))

@@ -24,8 +24,9 @@ COMPLETE: Final = "complete"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the notifications
-    topic), `rows` once the table's scan has succeeded, then `ends` (the partitions' end offsets read after it)."""
+    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the
+    notifications topic), `rows` once the table's scan has succeeded, then `ends` (the partitions' end
+    offsets read after it)."""
 
     name: str
     state: str
@@ -73,7 +74,9 @@ class CaptureState:
 
     def record_topic(self, lineage: int, topic: str, collection: str | None, facts: TopicFacts) -> None:
         parameters = {"topic": topic, "lineage": lineage, "collection": collection}
-        self._execute("record_topic", {**parameters, "topic_id": facts.topic_id, "partitions": facts.partitions})
+        self._execute(
+            "record_topic", {**parameters, "topic_id": facts.topic_id, "partitions": facts.partitions}
+        )
 
     def loads(self, names: Collection[str]) -> dict[str, Load]:
         """First loads of those collections that the sink knows."""

@@ -23,7 +23,9 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceColumn:
-    """`type` as `format_type` prints it; `toastable`: an unchanged value may be missing from an update's event."""
+    """`type` as `format_type` prints it; `toastable`: an unchanged value may be missing from an update's
+    event.
+    """
 
     name: str
     type: str
@@ -76,7 +78,9 @@ def source_errors() -> Iterator[None]:
             f"source database: {_first_line(error)}; let the owner run `upwell migrate source --print`"
         ) from error
     except psycopg.errors.UndefinedTable as error:
-        raise SettingsError(f"source database: {_first_line(error)}; run `upwell migrate source` first") from error
+        raise SettingsError(
+            f"source database: {_first_line(error)}; run `upwell migrate source` first"
+        ) from error
 
 
 def _first_line(error: psycopg.Error) -> str:
@@ -115,13 +119,17 @@ def check_server(connection: Connection) -> None:
     if server["version"] < LEAST_VERSION:
         raise SettingsError("the source needs Postgres 14 or newer")
     if server["wal_level"] != "logical":
-        raise SettingsError(f"the source has wal_level {server['wal_level']}: set it to logical and restart the server")
+        raise SettingsError(
+            f"the source has wal_level {server['wal_level']}: set it to logical and restart the server"
+        )
     if server["encoding"] != "UTF8":
         raise SettingsError(f"the source database is {server['encoding']}: pgoutput needs UTF8")
 
 
 def inspect_tables(connection: Connection, tables: Iterable[str]) -> dict[str, TableInfo]:
-    """What the catalog says, by `schema.table`. Raises SettingsError for the first table that cannot be captured."""
+    """What the catalog says, by `schema.table`. Raises SettingsError for the first table that cannot be
+    captured.
+    """
     check_server(connection)
     return {table: _inspect(connection, table) for table in check_tables(tables)}
 
@@ -148,6 +156,11 @@ def _refuse(table: str, relation: Row) -> None:
         raise SettingsError(f"{table} is unlogged or temporary: its changes are not in the write-ahead log")
     if relation["identity"] == "n":
         raise SettingsError(f"{table} has REPLICA IDENTITY NOTHING: published so, its own UPDATEs would fail")
+    if relation["identity"] == "d" and relation["deferrable"]:
+        raise SettingsError(
+            f"{table} has a deferrable primary key, which is no replica identity: published so, its own UPDATEs "
+            f"would fail; let its owner run ALTER TABLE {table} REPLICA IDENTITY FULL"
+        )
 
 
 def _column(row: Row) -> SourceColumn:

@@ -3,9 +3,10 @@
 No user table is altered. The same statements are run (`migrate source`) or printed for the owner
 (`migrate source --print`); both only say what is not there yet.
 
-A transaction may have written to a table before the table joined the publication and commit afterwards: its rows
-are in no event, and a scan before its commit does not see them either (H25). So after the addition has committed, a
-second transaction marks it with its own id, and the scan waits until every older transaction has ended.
+A transaction may have written to a table before the table joined the publication and commit afterwards:
+its rows are in no event, and a scan before its commit does not see them either (H25). So after the
+addition has committed, a second transaction marks it with its own id, and the scan waits until every older
+transaction has ended.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def _quoted(table: str) -> str:
 
 
 def _forget(publication: str, table: str) -> str:
-    condition = sql.SQL("publication = {} AND table_name = {}").format(sql.Literal(publication), sql.Literal(table))
+    condition = sql.SQL("publication = {} AND table_name = {}").format(
+        sql.Literal(publication), sql.Literal(table)
+    )
     return f"DELETE FROM upwell.published WHERE {condition.as_string(None)}"
 
 
@@ -126,9 +129,9 @@ def migrate_source(connection: Connection, name: str, tables: Iterable[str]) -> 
             with connection.transaction():
                 connection.execute("SET LOCAL lock_timeout = '10s'")
                 for step in steps:
-                    connection.execute(step.statement)  # type: ignore[call-overload]
+                    connection.execute(step.statement)
             if rows(connection, "unmarked_tables", {"publication": publication}):
-                connection.execute(_mark(publication))  # type: ignore[call-overload]
+                connection.execute(_mark(publication))
         finally:
             connection.execute(_UNLOCK)
     return [step.words for step in steps if step.words]
@@ -138,15 +141,26 @@ def print_source_sql(connection: Connection, name: str, tables: Mapping[str, Tab
     """The same as a script for the owner of the tables, and what upwell advises but never does itself."""
     publication = publication_name(name)
     steps = plan(connection, name, tables)
-    parts = [f"-- upwell: what the source still needs for deployment {name}. Run it as the owner of the tables."]
+    parts = [
+        f"-- upwell: what the source still needs for deployment {name}. Run it as the owner of the tables."
+    ]
     if steps:
-        parts += ["BEGIN;", "SET LOCAL lock_timeout = '5s';", *(f"{step.statement};" for step in steps), "COMMIT;"]
+        parts += [
+            "BEGIN;",
+            "SET LOCAL lock_timeout = '5s';",
+            *(f"{step.statement};" for step in steps),
+            "COMMIT;",
+        ]
     parts += [
         "-- In a transaction of its own: no first load begins before every older transaction has ended.",
         f"{_mark(publication)};",
         _grants(tables),
     ]
-    advice = [f"ALTER TABLE {_quoted(table)} REPLICA IDENTITY FULL;" for table, info in tables.items() if not info.full]
+    advice = [
+        f"ALTER TABLE {_quoted(table)} REPLICA IDENTITY FULL;"
+        for table, info in tables.items()
+        if not info.full
+    ]
     if advice:
         parts += ["-- Advised: without it, updates leave out long values that they do not change.", *advice]
     return "\n".join(parts) + "\n"

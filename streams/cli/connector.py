@@ -19,7 +19,9 @@ def connector() -> None:
 
 @connector.command()
 @click.option("--no-load", is_flag=True, help="Do not ask for first loads, nor follow them.")
-@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Also wait until all is searchable (workers).")
+@click.option(
+    "--wait", type=float, default=0.0, metavar="SECONDS", help="Also wait until all is searchable (workers)."
+)
 @click.pass_context
 def apply(ctx: click.Context, no_load: bool, wait: float) -> None:
     """Create topics and connector, then load every table that was not loaded yet. Run again, it goes on."""
@@ -44,7 +46,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         say(json.dumps(dataclasses.asdict(seen), default=str))
     else:
-        say(f"connector {seen.name}: {seen.connector}, task {seen.task}{f': {seen.cause}' if seen.cause else ''}")
+        cause = f": {seen.cause}" if seen.cause else ""
+        say(f"connector {seen.name}: {seen.connector}, task {seen.task}{cause}")
         for name, load in seen.loads.items():
             say(f"{name}: first load {load}")
     sys.exit(0 if seen.running else 1)

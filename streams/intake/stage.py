@@ -8,15 +8,15 @@ Commit order, the only one in which a crash anywhere loses nothing (DESIGN 4):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from schemas.change import Change, TopicPartition, Undecodable
+from schemas.change import Change, JsonValue, TopicPartition, Undecodable
 from schemas.envelope import Decoder, RawMessage
 from schemas.errors import Blocked, RecordRejected
-from schemas.sink import IntakePlan, IntakeRequest, IntakeView
+from schemas.sink import IntakePlan, IntakeRequest
 from streams.freshness.measures import Measures
 from streams.intake.core import decide, has_truncate, keys_of, keys_with_rows
 from streams.intake.retry import persist
@@ -76,20 +76,27 @@ class Intake:
     async def _commit(self, events: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
         """Write a batch; a row that the sink refuses is found by halving and dead-lettered alone."""
         try:
-            await self._write([event for _, event in events], events[0][0])
+            await self._write(events)
         except RecordRejected as error:
             if len(events) > 1:
                 middle = len(events) // 2
                 await self._commit(events[:middle])
                 await self._commit(events[middle:])
                 return
-            await self._write([_rejected(events[0][0], events[0][1], error)], events[0][0])
+            message, event = events[0]
+            await self._write([(message, _rejected(message, event, error))])
 
-    async def _write(self, events: Sequence[Change | Undecodable], first: RawMessage) -> None:
+    async def _write(self, pairs: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
+        messages = {(message.at, message.offset): message for message, _ in pairs}
+        events = [event for _, event in pairs]
+
+        def complete(change: Change, row: Mapping[str, JsonValue] | None) -> Change | Undecodable:
+            return self._decoder.complete(change, row, messages[change.at, change.version.offset])
+
         async def attempt() -> tuple[IntakePlan, datetime]:
-            return await self._store.intake(self._request(events), self._decision(events))
+            return await self._store.intake(self._request(events), lambda view: decide(events, view, complete))
 
-        plan, visible_at = await self._persist(attempt, first)
+        plan, visible_at = await self._persist(attempt, pairs[0][0])
         self._positions.update(plan.positions)
         self._measures.taken_in(self.collection, events, plan, visible_at)
         if any(write.embed == "pending" for write in plan.writes):
@@ -104,9 +111,6 @@ class Intake:
             exclusive=has_truncate(events),
             with_rows=keys_with_rows(events),
         )
-
-    def _decision(self, events: Sequence[Change | Undecodable]) -> Callable[[IntakeView], IntakePlan]:
-        return lambda view: decide(events, view, self._decoder.complete)
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], message: RawMessage) -> T:
         return await persist(

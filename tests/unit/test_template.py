@@ -33,7 +33,10 @@ ROW: dict[str, JsonValue] = {
         ("{{ published }} {{ 'yes' if published }}{{ 'no' if not published }}", "true yes"),
         ("{{ details.origin.country }} {{ details['items'] }} {{ details.items }}", "Japan 1, 2 1, 2"),
         ("{{ details.origin }}", '{"country": "Japan"}'),
-        ("{% for tag in tags %}{{ loop.index }}{{ tag }}{{ ';' if not loop.last }}{% endfor %}", "1green;2;3hot"),
+        (
+            "{% for tag in tags %}{{ loop.index }}{{ tag }}{{ ';' if not loop.last }}{% endfor %}",
+            "1green;2;3hot",
+        ),
         ("{% set title = title | lower %}{{ title }}", "tea"),
         ("{{ title.upper() }} {{ title.replace('T', 'S') }}", "TEA Sea"),
         ("{% if missing is defined %}{{ missing }}{% endif %}", ""),
@@ -47,7 +50,14 @@ def test_prints_values_as_postgres_does(source: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1e15, "1e+15"), (123456789012345.0, "123456789012345"), (1e-5, "1e-05"), (0.1, "0.1"), (-0.0, "-0")],
+    [
+        (1e15, "1000000000000000"),
+        (1.5e20, "150000000000000000000"),
+        (123456789012345.0, "123456789012345"),
+        (1e-5, "0.00001"),
+        (0.1, "0.1"),
+        (-0.0, "0"),
+    ],
 )
 def test_prints_floats_as_postgres_does(value: float, text: str) -> None:
     assert Template("{{ weight }}").render({"weight": value}) == text

@@ -9,9 +9,11 @@ SELECT current_setting('server_version_num')::int AS version,
        current_user AS role;
 
 -- name: table
--- One table: kind, persistence, replica identity (d, n, f, i).
+-- One table: kind, persistence, replica identity (d, n, f, i), and whether its primary key is deferrable.
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
-       c.relreplident::text AS identity
+       c.relreplident::text AS identity,
+       EXISTS (SELECT FROM pg_catalog.pg_index i
+                WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s;

