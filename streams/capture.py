@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,28 +41,32 @@ RESTARTS: Final = 3
 
 
 def check_collections(
-    connection: Connection, collections: Mapping[str, CollectionSpec]
+    connection: Connection, collections: Mapping[str, CollectionSpec], *, advise: bool = False
 ) -> dict[str, TableInfo]:
-    """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that
-    is wrong.
+    """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that is wrong.
+
+    `advise`: a missing REPLICA IDENTITY FULL is no error, because the caller prints it as advice.
     """
     if not collections:
         raise SettingsError("the spec has no collections")
     infos = inspect_tables(connection, [spec.table for spec in collections.values()])
-    found = {}
     for name, spec in collections.items():
-        info = found[name] = infos[spec.table]
-        needed = spec.template_columns | set(spec.metadata)
+        info, needed = infos[spec.table], spec.template_columns | set(spec.metadata)
         info.need(needed, f"collection {name}")
-        info.need(spec.exclude, f"exclude of collection {name}")
-        _check_safe(name, spec, info, needed)
-    return found
+        info.need(spec.exclude, f"exclude of collection {name}", streamed=False)
+        _check_key(name, spec, info)
+        if not advise:
+            _check_identity(spec, info, needed)
+    return {name: infos[spec.table] for name, spec in collections.items()}
 
 
-def _check_safe(name: str, spec: CollectionSpec, info: TableInfo, needed: frozenset[str] | set[str]) -> None:
+def _check_key(name: str, spec: CollectionSpec, info: TableInfo) -> None:
     hidden = sorted(set(spec.exclude) & {column.name for column in info.key})
     if hidden:
         raise SettingsError(f"collection {name}: {hidden[0]!r} is in the primary key and cannot be excluded")
+
+
+def _check_identity(spec: CollectionSpec, info: TableInfo, needed: Collection[str]) -> None:
     unsafe = info.unsafe(needed)
     if unsafe:
         raise SettingsError(

@@ -81,7 +81,7 @@ class Loading:
         topic = self.naming.notifications_topic
         start = self.kafka.end_offsets([topic]).get(TopicPartition(topic, 0), 0)
         for name in wanted:
-            self.state.set_load(name, LOADING, {"signal": signal, "from": start})
+            self.state.set_load(name, LOADING, {"signal": signal, "from": start, "asked_lsn": self._lsn()})
         request(self.source, signal, [self.tables[name] for name in wanted])
         self.progress(f"first load asked for: {', '.join(wanted)}")
 
@@ -158,9 +158,14 @@ class Loading:
         """The end offsets are read after the scan's end, so its last row is below them."""
         ends = self.kafka.end_offsets([self.naming.topic(self.tables[load.name])])
         rows = notification.scanned_rows or 0
-        detail = {"rows": rows, "ends": {str(at.partition): end for at, end in ends.items()}}
+        by_partition = {str(at.partition): end for at, end in ends.items()}
+        detail = {"rows": rows, "scanned_lsn": self._lsn(), "ends": by_partition}
         self.state.set_load(load.name, LOADING, {**load.detail, **detail})
         self.progress(f"{load.name} {rows} rows read")
+
+    def _lsn(self) -> int:
+        row = first(self.source, "wal_position")
+        return int(row["lsn"]) if row else 0
 
     def _failed(self, load: Load, notification: Notification) -> None:
         self.attempts[load.name] = self.attempts.get(load.name, 0) + 1
@@ -182,11 +187,11 @@ def await_searchable(loading: Loading, deadline: float, progress: Callable[[str]
     (a time of `time.monotonic()`)."""
     told = ""
     while waiting := [line for name in loading.tables if (line := _still(loading, name))]:
-        if time.monotonic() > deadline:
-            return False
         if waiting[0] != told:
             told = waiting[0]
             progress(told)
+        if time.monotonic() > deadline:
+            return False
         time.sleep(POLL_SECONDS)
     return True
 
@@ -202,12 +207,13 @@ def _still(loading: Loading, name: str) -> str:
     behind = _behind(loading, topic, {int(key): int(end) for key, end in load.detail["ends"].items()})
     if behind:
         return f"{name}: {behind} changes to take in"
+    if load.truncated_meanwhile(loading.naming.lineage):
+        return f"{name}: truncated while it was being read; another snapshot and a sweep are needed"
     pending = loading.state.backfill_pending(name)
     if pending:
         return f"{name}: {pending} texts to embed"
     loading.state.set_load(name, COMPLETE, load.detail)
-    progress = loading.progress
-    progress(f"{name} complete: {load.detail.get('rows', 0)} rows searchable")
+    loading.progress(f"{name} is complete")
     return ""
 
 

@@ -14,7 +14,8 @@ document is embedded again. Here the cuts come from three rules, each of which l
 Lengths are counted in words because a replaced word may have another number of tokens. Tokens come in twice: how many
 words a chunk holds is taken from the tokens per word of the whole document, rounded to a coarse scale; and a
 part with too many tokens is halved. What is left to chance: a document at the edge of that scale, and the few words
-that carry an anchor by their hash. Everything is integer arithmetic and BLAKE2: the same cuts on any machine.
+that carry an anchor by their hash. Hashes are BLAKE2, never Python's `hash`:
+the same cuts on any machine.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 from typing import Final
 
 #: A chunk aims at this share of its tokens: the rest absorbs the snap and words with many tokens.
-FILL: Final = 0.85
-#: Words per chunk change only when tokens per word change by this factor.
-DENSITY_STEP: Final = 1.2
+FILL: Final = 0.87
+#: Tokens per word are rounded to a power of STEP times BASE; ordinary prose is 1.15 to 1.35, far from an edge.
+DENSITY_BASE: Final = 1.25
+DENSITY_STEP: Final = 1.22
 #: A single word counts for so many tokens in the density, lest a long one shifts the whole document.
 DENSITY_CAP: Final = 4
 #: A cut moves by this share of a chunk to either side at most.
@@ -152,35 +154,29 @@ class _Cutter:
 
 def _words_per_chunk(words: Sequence[Word], max_tokens: int) -> int:
     density = max(1.0, sum(min(word.tokens, DENSITY_CAP) for word in words) / len(words))
-    rounded = DENSITY_STEP ** round(math.log(density, DENSITY_STEP))
+    rounded = DENSITY_BASE * DENSITY_STEP ** round(math.log(density / DENSITY_BASE, DENSITY_STEP))
     return max(1, int(FILL * max_tokens / rounded))
 
 
 def _summits(scored: Sequence[tuple[int, tuple[int, int]]], radius: int) -> list[int]:
     """Places whose score is beaten by none nearer than `radius`; of equal ones the first."""
-    return [
-        place
-        for number, (place, score) in enumerate(scored)
-        if not _beaten(scored, number, -1, lambda other, p=place, s=score: p - other[0] < radius, score, ties=True)
-        and not _beaten(scored, number, 1, lambda other, p=place: other[0] - p < radius, score, ties=False)
-    ]
+    found = []
+    for number, (place, score) in enumerate(scored):
+        left = takewhile(lambda other: place - other[0] < radius, _from(scored, number, -1))  # noqa: B023
+        right = takewhile(lambda other: other[0] - place < radius, _from(scored, number, 1))  # noqa: B023
+        if all(other < score for _, other in left) and all(other <= score for _, other in right):
+            found.append(place)
+    return found
 
 
-def _beaten(
-    scored: Sequence[tuple[int, tuple[int, int]]],
-    number: int,
-    step: int,
-    near: Callable[[tuple[int, tuple[int, int]]], bool],
-    score: tuple[int, int],
-    *,
-    ties: bool,
-) -> bool:
-    other = number + step
-    while 0 <= other < len(scored) and near(scored[other]):
-        if scored[other][1] > score or (ties and scored[other][1] == score):
-            return True
-        other += step
-    return False
+def _from(
+    scored: Sequence[tuple[int, tuple[int, int]]], number: int, step: int
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The neighbours of a place, nearest first."""
+    number += step
+    while 0 <= number < len(scored):
+        yield scored[number]
+        number += step
 
 
 def _hash(*parts: object) -> int:

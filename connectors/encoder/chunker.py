@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -51,14 +52,22 @@ class TokenChunker:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, limit: int, max_tokens: int = 0, overlap_tokens: int = 0, model: str = "the model"
+        self,
+        tokenizer: Tokenizer,
+        *,
+        limit: int,
+        max_tokens: int = 0,
+        overlap_tokens: int = 0,
+        model: str = "the model",
     ) -> None:
         if max_tokens > limit:
-            raise SettingsError(f"chunk.max_tokens is {max_tokens}, but {model} reads at most {limit} text tokens")
+            raise SettingsError(
+                f"chunk.max_tokens is {max_tokens}, but {model} reads at most {limit} text tokens"
+            )
         self.max_tokens = max_tokens or limit
         if not 0 <= overlap_tokens <= self.max_tokens // 2:
             raise SettingsError(
-                f"chunk.overlap_tokens is {overlap_tokens}, but at most half of max_tokens ({self.max_tokens}) is possible"
+                f"chunk.overlap_tokens is {overlap_tokens}: at most half of max_tokens, {self.max_tokens}, is possible"
             )
         self.overlap_tokens = overlap_tokens
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -69,7 +78,9 @@ class TokenChunker:
         self._by_tokens = TextSplitter.from_huggingface_tokenizer(self._tokenizer, self._room, trim=False)
 
     @classmethod
-    def from_file(cls, tokenizer_json: Path, *, limit: int, max_tokens: int = 0, overlap_tokens: int = 0) -> Self:
+    def from_file(
+        cls, tokenizer_json: Path, *, limit: int, max_tokens: int = 0, overlap_tokens: int = 0
+    ) -> Self:
         """With the tokenizer of a `tokenizer.json`; needs no model and no torch."""
         tokenizer = Tokenizer.from_file(str(tokenizer_json))
         return cls(tokenizer, limit=limit, max_tokens=max_tokens, overlap_tokens=overlap_tokens)
@@ -101,9 +112,7 @@ class TokenChunker:
         words = _words(document, starts, [end for _, end in encoding.offsets])
         edges = [0, *(starts[cut] for cut in cuts(words, self._room)), len(document)]
         spans = [
-            span
-            for first, last in zip(edges, edges[1:], strict=False)
-            for span in self._fitting(document, starts, first, last)
+            span for first, last in pairwise(edges) for span in self._fitting(document, starts, first, last)
         ]
         if self.overlap_tokens:
             spans = [spans[0], *(self._overlapping(document, starts, span) for span in spans[1:])]
@@ -119,7 +128,9 @@ class TokenChunker:
                 else:
                     yield from (offset + at for at, _ in self._pieces.chunk_indices(piece[0]))
 
-    def _fitting(self, document: str, starts: Sequence[int], first: int, last: int) -> Iterator[tuple[int, int]]:
+    def _fitting(
+        self, document: str, starts: Sequence[int], first: int, last: int
+    ) -> Iterator[tuple[int, int]]:
         """The span itself, or parts of it: a word cut off from its neighbours may count more tokens than with them."""
         if self.count(document[first:last].strip()) <= self._room:
             yield first, last

@@ -27,7 +27,9 @@ MODEL_SUFFIXES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".txt
 OTHER_RUNTIMES: Final = frozenset({"onnx", "openvino"})
 
 
-def load_encoder(name: str, threads: int | None = None, device: str | None = None) -> SentenceTransformersEncoder:
+def load_encoder(
+    name: str, threads: int | None = None, device: str | None = None
+) -> SentenceTransformersEncoder:
     """Load `path:DIR`, `package:MODULE` (with a `MODEL_DIR`) or `hub:NAME`; the first two without any network.
 
     `threads`: torch's threads in this process. `device`: torch's name of it; None takes the best there is.
@@ -104,7 +106,9 @@ class SentenceTransformersEncoder:
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         unusable = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if unusable.size:
-            error = UnusableVector(f"model {self._name} makes no usable vector of text {unusable[0]} of {len(texts)}")
+            error = UnusableVector(
+                f"model {self._name} makes no usable vector of text {unusable[0]} of {len(texts)}"
+            )
             error.index = int(unusable[0])  # type: ignore[attr-defined]
             raise error
         return vectors
@@ -140,7 +144,9 @@ class SentenceTransformersEncoder:
     def _limit(self) -> int:
         length = self._model.max_seq_length
         if not length:
-            raise ModelUnavailable(f"model {self._name} does not say how many tokens it reads (max_seq_length)")
+            raise ModelUnavailable(
+                f"model {self._name} does not say how many tokens it reads (max_seq_length)"
+            )
         special = self._model.tokenizer.num_special_tokens_to_add()
         prompt = (self._model.prompts or {}).get(self._model.default_prompt_name, "")
         prompt_tokens = len(self._tokenizer.encode(prompt, add_special_tokens=False)) if prompt else 0
@@ -212,5 +218,7 @@ def _model_files(directory: Path) -> list[Path]:
         for path in directory.rglob("*")
         if path.is_file()
         and path.suffix in MODEL_SUFFIXES
-        and not any(part in OTHER_RUNTIMES or part.startswith(".") for part in path.relative_to(directory).parts)
+        and not any(
+            part in OTHER_RUNTIMES or part.startswith(".") for part in path.relative_to(directory).parts
+        )
     )

@@ -12,8 +12,9 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
-from connectors.postgres._blocks import Queries
-from schemas.errors import MigrationNeeded, SettingsError, SinkUnavailable
+from connectors.postgres.sql import Queries
+from connectors.postgres.translate import sink_errors
+from schemas.errors import MigrationNeeded, SettingsError
 
 SQL: Final = Queries.load("capture")
 
@@ -24,17 +25,27 @@ COMPLETE: Final = "complete"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the
-    notifications topic), `rows` once the table's scan has succeeded, then `ends` (the partitions' end
-    offsets read after it)."""
+    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the notifications topic),
+    `asked_lsn`; once the table's scan has succeeded also `rows`, `scanned_lsn` and `ends` (the partitions' end offsets
+    read after it). `fence_lineage` and `fence_lsn`: the last truncate that was taken in.
+    """
 
     name: str
     state: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    fence_lineage: int | None = None
+    fence_lsn: int | None = None
 
     @property
     def scanned(self) -> bool:
+        """Whether the whole table was read."""
         return self.state == COMPLETE or "ends" in self.detail
+
+    def truncated_meanwhile(self, lineage: int) -> bool:
+        """Whether a truncate fell into the scan: rows read before it may come after it, above its fence (H8)."""
+        if self.fence_lsn is None or self.fence_lineage != lineage or "scanned_lsn" not in self.detail:
+            return False
+        return int(self.detail["asked_lsn"]) < self.fence_lsn <= int(self.detail["scanned_lsn"])
 
 
 class CaptureState:
@@ -47,17 +58,19 @@ class CaptureState:
     @contextlib.contextmanager
     def open(cls, dsn: str) -> Iterator[CaptureState]:
         """Raises SinkUnavailable, MigrationNeeded if the sink has no schema `upwell` yet."""
-        if not dsn:
-            raise SettingsError("sink.dsn is not set: UPWELL_SINK_DSN or [sink] dsn")
-        with sink_errors():
-            connection: psycopg.Connection[Any] = psycopg.connect(
-                dsn, autocommit=True, connect_timeout=10, application_name="upwell"
-            )
-            with connection:
-                self = cls(connection)
-                if not self._rows("schema_present")[0]["present"]:
-                    raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
-                yield self
+        with connect_sink(dsn) as connection:
+            self = cls(connection)
+            if not self._present():
+                raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
+            yield self
+
+    def _present(self) -> bool:
+        return bool(self._rows("schema_present")[0]["present"])
+
+    def live_models(self) -> dict[str, tuple[str, int, int]]:
+        """Model, dimension and chunk limit of each live generation, by collection; none before the first migration."""
+        found = self._rows("live_models") if self._present() else []
+        return {row["collection"]: (row["model"], row["dimension"], row["max_tokens"]) for row in found}
 
     def lineage(self) -> tuple[int, str] | None:
         """Number and topic prefix of the newest lineage."""
@@ -81,7 +94,7 @@ class CaptureState:
     def loads(self, names: Collection[str]) -> dict[str, Load]:
         """First loads of those collections that the sink knows."""
         found = self._rows("loads", {"names": list(names)})
-        return {row["name"]: Load(row["name"], row["state"], row["detail"] or {}) for row in found}
+        return {row["name"]: Load(**{**row, "detail": row["detail"] or {}}) for row in found}
 
     def set_load(self, name: str, state: str, detail: Mapping[str, Any]) -> Load:
         self._execute("set_load", {"name": name, "state": state, "detail": Jsonb(dict(detail))})
@@ -104,12 +117,13 @@ class CaptureState:
 
 
 @contextlib.contextmanager
-def sink_errors() -> Iterator[None]:
-    """Driver errors become ours; the message never carries the DSN."""
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SinkUnavailable(f"sink database: {line}") from error
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-        raise MigrationNeeded("the sink's schema is older than this upwell: run `upwell migrate`") from error
+def connect_sink(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """An autocommit connection. Raises SinkUnavailable, SettingsError if there is no DSN."""
+    if not dsn:
+        raise SettingsError("sink.dsn is not set: UPWELL_SINK_DSN or [sink] dsn")
+    with sink_errors():
+        connection: psycopg.Connection[Any] = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=10, application_name="upwell"
+        )
+    with connection:
+        yield connection

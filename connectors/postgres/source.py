@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from connectors.debezium.naming import check_tables
-from connectors.postgres._blocks import Queries
+from connectors.postgres.sql import Queries
 from schemas.errors import SettingsError, SourceUnavailable
 
 LEAST_VERSION: Final = 140_000
@@ -52,13 +52,13 @@ class TableInfo:
     def toastable(self) -> frozenset[str]:
         return frozenset(column.name for column in self.columns if column.toastable)
 
-    def need(self, columns: Iterable[str], why: str) -> None:
-        """Raise SettingsError unless each column exists and its value reaches the stream."""
+    def need(self, columns: Iterable[str], why: str, *, streamed: bool = True) -> None:
+        """Raise SettingsError unless each column exists and, if `streamed`, its value reaches the stream."""
         by_name = {column.name: column for column in self.columns}
         for name in sorted(columns):
             if name not in by_name:
                 raise SettingsError(f"{self.table} has no column {name!r}, which {why} names")
-            if by_name[name].generated:
+            if streamed and by_name[name].generated:
                 raise SettingsError(f"{self.table}.{name} is a generated column: replication leaves it out")
 
     def unsafe(self, columns: Iterable[str]) -> list[str]:

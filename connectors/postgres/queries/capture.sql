@@ -4,6 +4,10 @@
 -- Whether the sink was migrated at all.
 SELECT to_regclass('upwell.lineage') IS NOT NULL AND to_regclass('upwell.collection') IS NOT NULL AS present;
 
+-- name: live_models
+-- What the live generations were made with.
+SELECT collection, model, dimension, max_tokens FROM upwell.generation WHERE state = 'live';
+
 -- name: lineage
 -- The newest lineage.
 SELECT number, topic_prefix FROM upwell.lineage ORDER BY number DESC LIMIT 1;
@@ -23,8 +27,10 @@ VALUES (%(topic)s, %(lineage)s, %(collection)s, %(topic_id)s, %(partitions)s)
 ON CONFLICT (topic) DO NOTHING;
 
 -- name: loads
--- First loads by collection.
-SELECT name, load_state AS state, load_detail AS detail FROM upwell.collection WHERE name = ANY (%(names)s);
+-- First loads by collection, and the last truncate that was taken in.
+SELECT name, load_state AS state, load_detail AS detail, fence_lineage, fence_lsn
+  FROM upwell.collection
+ WHERE name = ANY (%(names)s);
 
 -- name: set_load
 -- How far a first load is.

@@ -79,6 +79,10 @@ SELECT slot_name AS name, active, confirmed_flush_lsn IS NOT NULL AS ready, wal_
   FROM pg_catalog.pg_replication_slots
  WHERE slot_name = %(slot)s AND database = current_database();
 
+-- name: wal_position
+-- The end of the write-ahead log, in bytes as `source.lsn` counts them.
+SELECT (pg_current_wal_lsn() - '0/0')::bigint AS lsn;
+
 -- name: placeholder
 -- The deployment's stand-in for values that Debezium does not have.
 SELECT placeholder FROM upwell.deployment WHERE name = %(name)s;

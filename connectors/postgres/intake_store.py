@@ -1,0 +1,190 @@
+"""The intake transaction (DESIGN 4): lock, read, decide, write, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
+
+from connectors.postgres.intake_writes import position_arrays, record_arrays, simple_statements
+from connectors.postgres.layout import Column, embedding_table, record_table
+from connectors.postgres.sql import Queries
+from connectors.postgres.translate import sink_errors
+from schemas.change import TopicPartition, Version
+from schemas.errors import Conflict, MigrationNeeded, PositionConflict
+from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, RecordState
+
+SQL: Final = Queries.load("sink")
+Connection = psycopg.AsyncConnection[Any]
+Pool = AsyncConnectionPool[Connection]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the first half of the transaction read. `fed`: generations that get pending rows; `kept`: all there are."""
+
+    view: IntakeView
+    fed: Sequence[int]
+    kept: Sequence[int]
+
+
+class IntakeTransactions:
+    """Implements `IntakeStore` of streams/ports.py."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._columns: dict[str, list[Column]] = {}
+
+    async def positions(self, topics: Collection[str]) -> Mapping[TopicPartition, int]:
+        """Next offset of every partition that has a position row."""
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                rows = await connection.execute(SQL["positions"], {"topics": list(topics)})
+                return {TopicPartition(topic, partition): offset async for topic, partition, offset in rows}
+
+    async def intake(
+        self, request: IntakeRequest, decide: Callable[[IntakeView], IntakePlan]
+    ) -> tuple[IntakePlan, datetime]:
+        """One transaction; see `IntakeStore.intake`."""
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                columns = await self._columns_of(connection, request.collection)
+                async with connection.transaction():
+                    seen = await _lock_and_read(connection, request)
+                    plan = decide(seen.view)
+                    return plan, await _write(connection, request, plan, seen, columns)
+
+    async def _columns_of(self, connection: Connection, collection: str) -> list[Column]:
+        """Key and metadata columns of the record table; read once."""
+        if collection not in self._columns:
+            rows = await connection.execute(SQL["column_types"], {"table": f"upwell.record_{collection}"})
+            found = [Column(name, type_name) async for name, type_name in rows]
+            if not found:
+                raise MigrationNeeded(f"collection {collection} is not in the sink: run `upwell migrate`")
+            self._columns[collection] = found
+        return self._columns[collection]
+
+
+async def _lock_and_read(connection: Connection, request: IntakeRequest) -> _Seen:
+    """Locks in the one order that all transactions share (H20); each statement sees what the lock before let in."""
+    record = record_table(request.collection)
+    at = sorted(request.positions)
+    keys = {"keys": list(request.keys), "with_rows": sorted(request.with_rows)}
+    async with connection.pipeline():
+        lock = "lock_collection_alone" if request.exclusive else "lock_collection"
+        await connection.execute(SQL[lock], {"collection": request.collection})
+        positions = await connection.execute(
+            SQL["lock_positions"],
+            {"topics": [each.topic for each in at], "partitions": [each.partition for each in at]},
+        )
+        records = await connection.execute(SQL.filled("lock_records", record=record), keys)
+        state = await connection.execute(
+            SQL.filled("intake_state", record=record), {"collection": request.collection, **keys}
+        )
+    _check_positions(request, await positions.fetchall())
+    row = await state.fetchone()
+    if row is None:
+        raise MigrationNeeded(f"collection {request.collection} is not in the sink: run `upwell migrate`")
+    fence = None if row[0] is None else Fence(row[0], row[1])
+    states = {row[0]: _state(row) for row in await records.fetchall()}
+    return _Seen(IntakeView(fence, states, frozenset(row[4])), row[2], row[3])
+
+
+def _state(row: Sequence[Any]) -> RecordState:
+    return RecordState(
+        version=Version(row[3], row[4]),
+        deleted=row[1],
+        text_hash=row[2],
+        streamed=row[5],
+        lsn=row[6],
+        sequence_last_commit=row[7],
+        transaction_id=row[8],
+        fence_lsn=row[9],
+        committed_at=row[10],
+        row=row[11],
+    )
+
+
+def _check_positions(request: IntakeRequest, rows: Sequence[Sequence[Any]]) -> None:
+    stored: dict[TopicPartition, int] = {TopicPartition(row[0], row[1]): row[2] for row in rows}
+    for at, expected in request.positions.items():
+        if stored.get(at) != expected:
+            raise PositionConflict(
+                f"{request.collection} {at.topic}/{at.partition}: the sink's position is {stored.get(at)}, this "
+                f"worker last saw {expected}: another owner, or a restored sink; a restart begins at the sink's"
+            )
+
+
+async def _write(
+    connection: Connection, request: IntakeRequest, plan: IntakePlan, seen: _Seen, columns: Sequence[Column]
+) -> datetime:
+    collection, record = request.collection, record_table(request.collection)
+    common = {"collection": collection}
+    if plan.fence is not None:
+        await _remove_fenced(connection, collection, plan.fence, seen.kept)
+    removed = [write.key for write in plan.writes if write.embed == "remove"]
+    async with connection.pipeline():
+        records = None
+        if plan.writes:
+            records = await connection.execute(_upsert(record, columns), record_arrays(plan.writes))
+        for name, parameters in simple_statements(plan, seen.fed):
+            await connection.execute(SQL[name], {**common, **parameters})
+        for number in seen.kept if removed else ():
+            query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
+            await connection.execute(query, {"keys": removed})
+        if plan.repairs_wanted:
+            query = SQL.filled("want_repairs", record=record)
+            await connection.execute(query, {**common, "keys": sorted(plan.repairs_wanted)})
+        moved = await _positions(connection, request, plan)
+        clock = await connection.execute(SQL["clock"])
+    if records is not None and records.rowcount != len(plan.writes):
+        raise Conflict(f"{collection}: a record was written by somebody else meanwhile")
+    for cursor, wanted in moved:
+        if cursor.rowcount != wanted:
+            raise PositionConflict(f"{collection}: a position was moved by another owner; a restart begins at the sink's")
+    row = await clock.fetchone()
+    assert row is not None
+    return row[0]  # type: ignore[no-any-return]
+
+
+async def _positions(
+    connection: Connection, request: IntakeRequest, plan: IntakePlan
+) -> list[tuple[psycopg.AsyncCursor[Any], int]]:
+    """Compare-and-set of every position, with the number of rows that each statement must have moved."""
+    moved = []
+    for name, new in (("move_positions", False), ("first_positions", True)):
+        parameters = position_arrays(request, plan.positions, new=new)
+        if parameters["topics"]:
+            moved.append((await connection.execute(SQL[name], parameters), len(parameters["topics"])))
+    return moved
+
+
+async def _remove_fenced(connection: Connection, collection: str, fence: Fence, generations: Sequence[int]) -> None:
+    """Under the exclusive lock: nobody reads "no fence" and writes afterwards (H7)."""
+    at = {"collection": collection, "lineage": fence.lineage, "lsn": fence.lsn}
+    await connection.execute(SQL.filled("set_fence"), at)
+    removed = await connection.execute(SQL.filled("remove_fenced", record=record_table(collection)), at)
+    keys = {"collection": collection, "keys": [row[0] for row in await removed.fetchall()]}
+    await connection.execute(SQL["remove_pending"], keys)
+    for number in generations:
+        query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
+        await connection.execute(query, keys)
+    await connection.execute(SQL["close_fenced_dead_letters"], keys)
+
+
+def _upsert(record: sql.Identifier, columns: Sequence[Column]) -> sql.Composed:
+    names = [sql.Identifier(column.name) for column in columns]
+    comma = sql.SQL(", ")
+    return SQL.filled(
+        "upsert_records",
+        record=record,
+        columns=sql.Composed([comma + name for name in names]),
+        values=sql.Composed([comma + sql.SQL("p.") + name for name in names]),
+        types=comma.join(sql.Identifier(column.name) + sql.SQL(" " + column.type) for column in columns),
+        assignments=sql.Composed([comma + name + sql.SQL(" = excluded.") + name for name in names]),
+    )

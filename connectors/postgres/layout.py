@@ -1,0 +1,63 @@
+"""The shape of a collection in the sink: what its tables, view and search function are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+
+from schemas.errors import SettingsError
+from schemas.names import VIEW_COLUMNS, check_identifier
+from schemas.sink import GenerationInfo
+
+SYSTEM_COLUMNS: Final = frozenset(
+    "_key _row _text_hash _lineage _offset _deleted _streamed _lsn _sequence_last_commit _transaction_id _fence_lsn "
+    "_committed_at _taken_in_at".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`type` as `format_type` prints it at the source, e.g. `numeric(10,2)`."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionLayout:
+    """Everything the sink needs to know of a collection. Raises SettingsError for a column name that is ours."""
+
+    name: str
+    table: str
+    key: Sequence[Column]
+    metadata: Sequence[Column]
+    generation: GenerationInfo
+    threshold_seconds: float
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name, "collection")
+        for column in self.columns:
+            if column.name.startswith("_") or column.name in VIEW_COLUMNS:
+                raise SettingsError(
+                    f"collection {self.name}: column {column.name!r} has a name that upwell uses itself; "
+                    f"leave it out of the metadata, or rename it at the source"
+                )
+
+    @property
+    def columns(self) -> list[Column]:
+        """Key columns, then metadata columns that are not key columns."""
+        keys = {column.name for column in self.key}
+        return [*self.key, *(column for column in self.metadata if column.name not in keys)]
+
+
+def record_table(collection: str) -> sql.Identifier:
+    return sql.Identifier("upwell", f"record_{check_identifier(collection, 'collection')}")
+
+
+def embedding_table(collection: str, generation: int) -> sql.Identifier:
+    return sql.Identifier(
+        "upwell", f"embedding_{check_identifier(collection, 'collection')}_g{int(generation)}"
+    )

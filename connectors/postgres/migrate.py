@@ -1,0 +1,278 @@
+"""The sink's schema: numbered forward-only migrations, then the objects of each collection, in line with the spec.
+
+All in one transaction under an advisory lock: killed anywhere, it leaves what was there. No superuser is needed where the
+roles and the extension exist already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres.layout import CollectionLayout, Column, embedding_table, record_table
+from connectors.postgres.sql import Queries
+from connectors.postgres.translate import sink_errors
+from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
+from schemas.sink import GenerationInfo
+
+SQL: Final = Queries.load("layout")
+ROLES: Final = ("upwell_owner", "upwell_worker", "upwell_reader")
+LEAST_SERVER: Final = 150_000
+LEAST_PGVECTOR: Final = (0, 8)
+
+Connection = psycopg.Connection[Any]
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """Number, name and text of every migration, in order."""
+    found = []
+    for file in (files("connectors.postgres") / "migrations").iterdir():
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            found.append((int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+def migrate_sink(connection: Connection, layouts: Sequence[CollectionLayout]) -> list[str]:
+    """Bring the sink in line; idempotent. Returns what was done, a line each.
+
+    `connection` must be in autocommit mode. Raises SettingsError when another migrate runs or the server will not do,
+    MigrationNeeded when the schema is newer than this code, GenerationMismatch when vectors would change.
+    """
+    with sink_errors(), _alone(connection), connection.transaction():
+        done = [*_extension(connection), *_roles(connection), *_numbered(connection)]
+        for layout in layouts:
+            done += _collection(connection, layout)
+        connection.execute(SQL["grant_worker"])
+    return done
+
+
+def check_schema(connection: Connection) -> None:
+    """Raise MigrationNeeded unless the schema is just the one that this code was written for."""
+    with sink_errors():
+        applied = _applied(connection)
+    newest = max(number for number, _, _ in migrations())
+    if not applied or max(applied) < newest:
+        raise MigrationNeeded("the sink's schema is older than this upwell: run `upwell migrate`")
+    _refuse_newer(applied)
+
+
+@contextlib.contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    if not _one(connection, SQL["try_migrate"])[0]:
+        raise SettingsError("another `upwell migrate` is running on this sink: wait for it and run it again")
+    try:
+        yield
+    finally:
+        connection.execute(SQL["unlock_migrate"])
+
+
+def _one(connection: Connection, query: sql.SQL, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
+    row = connection.execute(query, parameters).fetchone()
+    return () if row is None else tuple(row)
+
+
+def _applied(connection: Connection) -> dict[int, str]:
+    if not _one(connection, SQL["has_migrations"])[0]:
+        return {}
+    return dict(connection.execute(SQL["migrations"]).fetchall())
+
+
+def _refuse_newer(applied: dict[int, str]) -> None:
+    known = {number for number, _, _ in migrations()}
+    newer = sorted(set(applied) - known)
+    if newer:
+        raise MigrationNeeded(
+            f"the sink has migration {newer[-1]} ({applied[newer[-1]]}), which this version of upwell does not know: "
+            f"upgrade upwell, or restore the sink"
+        )
+
+
+def _extension(connection: Connection) -> list[str]:
+    version, installed, available = _one(connection, SQL["server"])
+    if version < LEAST_SERVER:
+        raise SettingsError(f"the sink is Postgres {version // 10_000}; upwell needs 15 or newer")
+    done = []
+    if installed is None:
+        if not available:
+            raise SettingsError("the sink has no pgvector: install it on the server, version 0.8 or newer")
+        connection.execute("CREATE EXTENSION vector")
+        installed = _one(connection, SQL["server"])[1]
+        done.append(f"extension vector {installed}")
+    if tuple(int(part) for part in installed.split(".")[:2]) < LEAST_PGVECTOR:
+        raise SettingsError(
+            f"the sink has pgvector {installed}; upwell needs 0.8 or newer: ALTER EXTENSION vector UPDATE"
+        )
+    return done
+
+
+def _roles(connection: Connection) -> list[str]:
+    done = []
+    for role in ROLES:
+        if not _one(connection, SQL["role_exists"], {"role": role})[0]:
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+            done.append(f"role {role}")
+    return done
+
+
+def _numbered(connection: Connection) -> list[str]:
+    applied = _applied(connection)
+    _refuse_newer(applied)
+    if not applied:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS upwell")
+        connection.execute(
+            "CREATE TABLE upwell.migration (number int PRIMARY KEY, name text NOT NULL, "
+            "applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        connection.execute("GRANT USAGE ON SCHEMA upwell TO upwell_worker, upwell_reader")
+    done = []
+    for number, name, text in migrations():
+        if number not in applied:
+            connection.execute(text.encode())
+            connection.execute(SQL["record_migration"], {"number": number, "name": name})
+            done.append(f"migration {number:04d} {name}")
+    connection.execute("GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker")
+    connection.execute("SELECT upwell.make_audit_partitions(3, 36500)")
+    return done
+
+
+def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
+    row = _one(
+        connection,
+        SQL["upsert_collection"],
+        {
+            "name": layout.name,
+            "table": layout.table,
+            "key": [column.name for column in layout.key],
+            "threshold_seconds": layout.threshold_seconds,
+        },
+    )
+    if row[0] != layout.table or row[1] != [column.name for column in layout.key]:
+        raise SettingsError(
+            f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: give the changed table another name"
+        )
+    generation = _generation(connection, layout)
+    _record(connection, layout)
+    _embedding(connection, layout, generation)
+    _read_side(connection, layout, generation)
+    return [f"collection {layout.name}"] if row[2] else []
+
+
+def _generation(connection: Connection, layout: CollectionLayout) -> int:
+    """The live generation's number; the first one is made here."""
+    wanted = layout.generation
+    row = _one(connection, SQL["live_generation"], {"collection": layout.name})
+    if row:
+        _same(layout.name, wanted, row)
+        return int(row[0])
+    connection.execute(
+        SQL["insert_generation"],
+        {
+            "collection": layout.name,
+            "fingerprint": wanted.fingerprint,
+            "model": wanted.model,
+            "dimension": wanted.dimension,
+            "template": wanted.template,
+            "max_tokens": wanted.max_tokens,
+            "overlap_tokens": wanted.overlap_tokens,
+        },
+    )
+    return 1
+
+
+def _same(name: str, wanted: GenerationInfo, row: tuple[Any, ...]) -> None:
+    number, fingerprint, model, template, max_tokens, overlap_tokens = row
+    if fingerprint == wanted.fingerprint:
+        return
+    parts = (
+        ("model", model, wanted.model),
+        ("template", template, wanted.template),
+        ("chunk.max_tokens", max_tokens, wanted.max_tokens),
+        ("chunk.overlap_tokens", overlap_tokens, wanted.overlap_tokens),
+    )
+    changed = [part for part, was, now in parts if was != now] or ["model files"]
+    raise GenerationMismatch(
+        f"{', '.join(changed)} of {name} changed against its live generation {number}: its vectors would change; "
+        f"undo it, or run upwell generation create {name}"
+    )
+
+
+def _record(connection: Connection, layout: CollectionLayout) -> None:
+    record = record_table(layout.name)
+    connection.execute(SQL.filled("create_record", record=record))
+    there = {row[0] for row in connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        (f"upwell.record_{layout.name}",),
+    )}  # fmt: skip
+    for column in layout.columns:
+        parts = {"record": record, "column": sql.Identifier(column.name), "type": _type(column)}
+        if column.name not in there:
+            connection.execute(SQL.filled("add_column", **parts))
+            connection.execute(SQL.filled("fill_column", column_name=sql.Literal(column.name), **parts))
+
+
+def _type(column: Column) -> sql.SQL:
+    """A type's name as the source's catalog prints it; it never comes from the spec."""
+    if not re.fullmatch(r'[a-zA-Z0-9_ (),."\[\]]+', column.type):
+        raise SettingsError(f"column {column.name} has the type {column.type!r}, which the sink cannot hold")
+    return sql.SQL(column.type)
+
+
+def _embedding(connection: Connection, layout: CollectionLayout, generation: int) -> None:
+    table, name = embedding_table(layout.name, generation), f"embedding_{layout.name}_g{generation}"
+    dimension = sql.Literal(layout.generation.dimension)
+    connection.execute(SQL.filled("create_embedding", embedding=table, dimension=dimension))
+    for kind in ("hash", "hnsw"):
+        index = sql.Identifier(f"{name}_{kind}")
+        connection.execute(SQL.filled(f"index_{kind}", index=index, embedding=table))
+
+
+def _read_side(connection: Connection, layout: CollectionLayout, generation: int) -> None:
+    view, function = sql.Identifier("upwell", layout.name), sql.Identifier("upwell", f"search_{layout.name}")
+    keys = {column.name for column in layout.key}
+    metadata = [column for column in layout.columns if column.name not in keys]
+    parts: dict[str, sql.Composable] = {
+        "view": view,
+        "function": function,
+        "record": record_table(layout.name),
+        "embedding": embedding_table(layout.name, generation),
+        "model": sql.Literal(layout.generation.model),
+        "collection": sql.Literal(layout.name),
+        "generation": sql.Literal(generation),
+        "keys": sql.SQL(", ").join(sql.Identifier("r", column.name) for column in layout.key),
+        "metadata": sql.Composed([sql.SQL(", ") + sql.Identifier("r", column.name) for column in metadata]),
+        "returns": sql.SQL(", ").join(_returned(layout, metadata)),
+        "selected": sql.SQL(", ").join(sql.Identifier(name) for name in _selected(layout, metadata)),
+    }
+    for query in ("create_view", "drop_search", "create_search", "grant_view", "grant_search"):
+        connection.execute(SQL.filled(query, **parts))
+
+
+_VIEW_TYPES: Final = (
+    ("chunk_no", "int"),
+    ("chunk_text", "text"),
+    ("embedding", "vector"),
+    ("model", "text"),
+    ("source_committed_at", "timestamptz"),
+    ("embedded_at", "timestamptz"),
+    ("is_stale", "boolean"),
+)
+
+
+def _returned(layout: CollectionLayout, metadata: Sequence[Column]) -> Iterator[sql.Composable]:
+    for column in layout.key:
+        yield sql.Identifier(column.name) + sql.SQL(" ") + _type(column)
+    for name, type_name in _VIEW_TYPES:
+        yield sql.Identifier(name) + sql.SQL(" ") + sql.SQL(type_name)
+    for column in metadata:
+        yield sql.Identifier(column.name) + sql.SQL(" ") + _type(column)
+
+
+def _selected(layout: CollectionLayout, metadata: Sequence[Column]) -> list[str]:
+    return [*(c.name for c in layout.key), *(name for name, _ in _VIEW_TYPES), *(c.name for c in metadata)]

@@ -1,0 +1,122 @@
+-- name: create_record
+-- What the source says; a marker has neither row nor text hash. Metadata-only updates stay HOT.
+CREATE TABLE IF NOT EXISTS {record} (
+    _key text COLLATE "C" PRIMARY KEY,
+    _row jsonb,
+    _text_hash bytea NOT NULL,
+    _lineage int NOT NULL,
+    _offset bigint NOT NULL,
+    _deleted boolean NOT NULL,
+    _streamed boolean NOT NULL,
+    _lsn bigint,
+    _sequence_last_commit bigint,
+    _transaction_id bigint,
+    _fence_lsn bigint,
+    _committed_at timestamptz,
+    _taken_in_at timestamptz NOT NULL
+) WITH (fillfactor = 80)
+
+-- name: add_column
+ALTER TABLE {record} ADD COLUMN IF NOT EXISTS {column} {type}
+
+-- name: fill_column
+-- A new metadata column of rows that are stored already.
+UPDATE {record} r SET {column} = p.{column}
+  FROM {record} s, LATERAL jsonb_to_record(s._row) AS p({column} {type})
+ WHERE s._key = r._key AND s._row ? {column_name}
+
+-- name: create_embedding
+-- What search sees.
+CREATE TABLE IF NOT EXISTS {embedding} (
+    key text COLLATE "C" NOT NULL,
+    chunk_no int NOT NULL,
+    chunk_hash bytea NOT NULL,
+    chunk_text text NOT NULL,
+    embedding vector({dimension}) NOT NULL,
+    embedded_at timestamptz NOT NULL,
+    PRIMARY KEY (key, chunk_no)
+) WITH (fillfactor = 70)
+
+-- name: index_hash
+CREATE INDEX IF NOT EXISTS {index} ON {embedding} (chunk_hash)
+
+-- name: index_hnsw
+CREATE INDEX IF NOT EXISTS {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
+
+-- name: create_view
+-- Applications depend on this; metadata columns are last, so that new ones append.
+CREATE OR REPLACE VIEW {view} AS
+SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding, {model}::text AS model, r._committed_at AS source_committed_at,
+       e.embedded_at,
+       EXISTS (SELECT 1 FROM upwell.pending p
+                WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key) AS is_stale{metadata}
+  FROM {embedding} e JOIN {record} r ON r._key = e.key
+
+-- name: drop_search
+DROP FUNCTION IF EXISTS {function}(text, vector, int, int)
+
+-- name: create_search
+-- The planner settings that an application would forget, and a check that the query vector is of the live model.
+CREATE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT 100)
+RETURNS TABLE ({returns}, score double precision)
+LANGUAGE plpgsql STABLE AS $search$
+#variable_conflict use_column
+BEGIN
+    IF for_model IS DISTINCT FROM {model} THEN
+        RAISE EXCEPTION 'the live model of % is %, the query vector is of %', {collection}, {model}, for_model
+              USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM set_config('hnsw.ef_search', least(greatest(ef_search, k), 1000)::text, true),
+            set_config('hnsw.iterative_scan', 'relaxed_order', true);
+    RETURN QUERY EXECUTE
+        'WITH nearest AS MATERIALIZED (
+             SELECT v.*, v.embedding <=> $1 AS distance FROM {view} v ORDER BY v.embedding <=> $1 LIMIT $2)
+         SELECT {selected}, 1 - distance FROM nearest ORDER BY distance'
+        USING query, k;
+END $search$
+
+-- name: grant_view
+GRANT SELECT ON {view} TO upwell_reader
+
+-- name: grant_search
+GRANT EXECUTE ON FUNCTION {function}(text, vector, int, int) TO upwell_reader
+
+-- name: grant_worker
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA upwell TO upwell_worker
+
+-- name: live_generation
+SELECT number, fingerprint, model, template, max_tokens, overlap_tokens FROM upwell.generation
+ WHERE collection = %(collection)s AND state = 'live'
+
+-- name: upsert_collection
+INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds)
+VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s)
+ON CONFLICT (name) DO UPDATE SET threshold_seconds = excluded.threshold_seconds
+RETURNING table_name, key_columns, (xmax = 0) AS created
+
+-- name: insert_generation
+INSERT INTO upwell.generation (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state)
+VALUES (%(collection)s, 1, %(fingerprint)s, %(model)s, %(dimension)s, %(template)s, %(max_tokens)s, %(overlap_tokens)s, 'live')
+
+-- name: migrations
+SELECT number, name FROM upwell.migration ORDER BY number
+
+-- name: record_migration
+INSERT INTO upwell.migration (number, name) VALUES (%(number)s, %(name)s)
+
+-- name: has_migrations
+SELECT to_regclass('upwell.migration') IS NOT NULL
+
+-- name: try_migrate
+SELECT pg_try_advisory_lock(hashtext('upwell.migrate'), 0)
+
+-- name: unlock_migrate
+SELECT pg_advisory_unlock(hashtext('upwell.migrate'), 0)
+
+-- name: server
+SELECT current_setting('server_version_num')::int,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+       EXISTS (SELECT 1 FROM pg_available_extensions WHERE name = 'vector')
+
+-- name: role_exists
+SELECT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = %(role)s)

@@ -1,0 +1,344 @@
+-- name: lock_collection
+-- Intake and embed share it; truncate, sweep and generation commands take it alone.
+SELECT pg_advisory_xact_lock_shared(hashtext('upwell.collection'), hashtext(%(collection)s))
+
+-- name: lock_collection_alone
+SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext(%(collection)s))
+
+-- name: lock_positions
+-- A second owner of a partition waits here, and then fails its compare-and-set.
+SELECT topic, partition, next_offset FROM upwell.position
+ WHERE (topic, partition) IN (SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[]))
+ ORDER BY topic, partition FOR UPDATE
+
+-- name: lock_records
+-- Its own statement after the locks above, so that its snapshot is fresh (H14, H15).
+SELECT _key, _deleted, _text_hash, _lineage, _offset, _streamed, _lsn, _sequence_last_commit, _transaction_id,
+       _fence_lsn, _committed_at, CASE WHEN _key = ANY(%(with_rows)s::text[]) THEN _row END AS _row
+  FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR UPDATE
+
+-- name: intake_state
+-- Fence, the generations that are fed, and keys whose re-read is still wanted of just the version that is stored.
+SELECT fence_lineage, fence_lsn,
+       ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state IN ('live', 'filling')),
+       ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name),
+       ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
+              WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.signal_id IS NOT NULL
+                AND (s._lineage, s._offset) = (r.lineage, r."offset"))
+  FROM upwell.collection c WHERE name = %(collection)s
+
+-- name: set_fence
+-- A truncate while the first load runs: rows read before it may be emitted after it (H8), so the load starts again.
+UPDATE upwell.collection
+   SET fence_lineage = %(lineage)s, fence_lsn = %(lsn)s,
+       load_state = CASE WHEN load_state = 'complete' THEN load_state ELSE 'incomplete' END,
+       load_detail = CASE WHEN load_state = 'complete' THEN load_detail ELSE '{{"reason": "truncated"}}' END
+ WHERE name = %(collection)s
+
+-- name: remove_fenced
+-- Rows that the truncate removed: of older lineages, and of its own below its lsn.
+DELETE FROM {record}
+ WHERE _lineage < %(lineage)s OR (_lineage = %(lineage)s AND (_fence_lsn IS NULL OR _fence_lsn < %(lsn)s))
+RETURNING _key
+
+-- name: close_fenced_dead_letters
+UPDATE upwell.dead_letter
+   SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
+ WHERE collection = %(collection)s AND closed_at IS NULL AND stage = 'embed' AND key = ANY(%(keys)s::text[])
+
+-- name: upsert_records
+-- Guarded once more by version; fewer rows than sent means that somebody else wrote meanwhile.
+INSERT INTO {record} AS r
+       (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, _lsn, _sequence_last_commit, _transaction_id,
+        _fence_lsn, _committed_at, _taken_in_at{columns})
+SELECT u.key, u.row, u.text_hash, u.lineage, u."offset", u.deleted, u.streamed, u.lsn, u.sequence_last_commit,
+       u.transaction_id, u.fence_lsn, u.committed_at, clock_timestamp(){values}
+  FROM unnest(%(keys)s::text[], %(rows)s::jsonb[], %(text_hashes)s::bytea[], %(lineages)s::int[], %(offsets)s::bigint[],
+              %(deleted)s::bool[], %(streamed)s::bool[], %(lsns)s::bigint[], %(commits)s::bigint[],
+              %(transactions)s::bigint[], %(fences)s::bigint[], %(committed)s::timestamptz[])
+       AS u(key, row, text_hash, lineage, "offset", deleted, streamed, lsn, sequence_last_commit, transaction_id,
+            fence_lsn, committed_at)
+  LEFT JOIN LATERAL jsonb_to_record(u.row) AS p({types}) ON true
+ON CONFLICT (_key) DO UPDATE
+   SET _row = excluded._row, _text_hash = excluded._text_hash, _lineage = excluded._lineage, _offset = excluded._offset,
+       _deleted = excluded._deleted, _streamed = excluded._streamed, _lsn = excluded._lsn,
+       _sequence_last_commit = excluded._sequence_last_commit, _transaction_id = excluded._transaction_id,
+       _fence_lsn = excluded._fence_lsn, _committed_at = excluded._committed_at,
+       _taken_in_at = excluded._taken_in_at{assignments}
+ WHERE (r._lineage, r._offset) < (excluded._lineage, excluded._offset)
+
+-- name: remove_pending
+DELETE FROM upwell.pending WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+
+-- name: remove_embeddings
+DELETE FROM {embedding} WHERE key = ANY(%(keys)s::text[])
+
+-- name: upsert_pending
+-- `pending_since` is the oldest unreflected commit; of a claimed row it stays, and `next_since` is the first after the claim
+-- (H18). A snapshot row has none and never demotes a live one.
+INSERT INTO upwell.pending AS p
+       (collection, generation, key, lineage, "offset", lane, deadline, pending_since, changes, taken_in_at, available_at)
+SELECT %(collection)s, g, u.key, u.lineage, u."offset", u.lane,
+       coalesce(u.since, clock_timestamp()) + c.threshold_seconds * interval '1 second',
+       u.since, u.changes, clock_timestamp(), clock_timestamp()
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(lanes)s::text[],
+              %(since)s::timestamptz[], %(changes)s::int[]) AS u(key, lineage, "offset", lane, since, changes)
+ CROSS JOIN unnest(%(generations)s::int[]) AS g
+ CROSS JOIN (SELECT threshold_seconds FROM upwell.collection WHERE name = %(collection)s) AS c
+ON CONFLICT (collection, generation, key) DO UPDATE
+   SET lineage = excluded.lineage, "offset" = excluded."offset",
+       lane = CASE WHEN p.lane = 'live' THEN 'live' ELSE excluded.lane END,
+       deadline = CASE WHEN p.lane = excluded.lane THEN least(p.deadline, excluded.deadline)
+                       WHEN p.lane = 'live' THEN p.deadline ELSE excluded.deadline END,
+       pending_since = CASE WHEN p.token IS NULL THEN least(p.pending_since, excluded.pending_since)
+                            ELSE p.pending_since END,
+       next_since = CASE WHEN p.token IS NULL THEN NULL ELSE least(p.next_since, excluded.pending_since) END,
+       changes = CASE WHEN p.token IS NULL THEN p.changes + excluded.changes ELSE p.changes END,
+       next_changes = CASE WHEN p.token IS NULL THEN 0 ELSE p.next_changes + excluded.changes END,
+       taken_in_at = CASE WHEN p.token IS NULL THEN p.taken_in_at ELSE excluded.taken_in_at END,
+       available_at = excluded.available_at, attempts = 0, last_error = NULL
+
+-- name: close_dead_letters
+-- An accepted newer change of the key, a delete included, closes and empties its older dead letters (H38).
+UPDATE upwell.dead_letter d
+   SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]) AS u(key, lineage, "offset")
+ WHERE d.collection = %(collection)s AND d.closed_at IS NULL AND d.key = u.key
+   AND (d.lineage, d."offset") < (u.lineage, u."offset")
+
+-- name: insert_dead_letters
+INSERT INTO upwell.dead_letter
+       (collection, stage, topic, partition, lineage, "offset", key, key_bytes, value_bytes, headers, error_class, error,
+        committed_at)
+SELECT %(collection)s, 'intake', * FROM
+       unnest(%(topics)s::text[], %(partitions)s::int[], %(lineages)s::int[], %(offsets)s::bigint[], %(keys)s::text[],
+              %(key_bytes)s::bytea[], %(value_bytes)s::bytea[], %(headers)s::jsonb[], %(classes)s::text[],
+              %(errors)s::text[], %(committed)s::timestamptz[])
+ON CONFLICT DO NOTHING
+
+-- name: insert_audit
+INSERT INTO upwell.audit
+       (collection, action, key, topic, partition, first_offset, last_offset, count, lineage, lsn, transaction_id,
+        committed_at, text_hash)
+SELECT %(collection)s, * FROM
+       unnest(%(actions)s::text[], %(keys)s::text[], %(topics)s::text[], %(partitions)s::int[], %(first)s::bigint[],
+              %(last)s::bigint[], %(counts)s::int[], %(lineages)s::int[], %(lsns)s::bigint[],
+              %(transactions)s::bigint[], %(committed)s::timestamptz[], %(text_hashes)s::bytea[])
+
+-- name: move_positions
+-- Compare-and-set: another value means another owner, or a sink that was restored (H21).
+UPDATE upwell.position p SET next_offset = u.next, updated_at = clock_timestamp()
+  FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[])
+       AS u(topic, partition, expected, next)
+ WHERE p.topic = u.topic AND p.partition = u.partition AND p.next_offset = u.expected
+
+-- name: first_positions
+INSERT INTO upwell.position (topic, partition, next_offset)
+SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint[])
+ON CONFLICT DO NOTHING
+
+-- name: want_repairs
+INSERT INTO upwell.repair (collection, key, lineage, "offset")
+SELECT %(collection)s, _key, _lineage, _offset FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+ON CONFLICT (collection, key) DO UPDATE
+   SET lineage = excluded.lineage, "offset" = excluded."offset", signal_id = NULL, signalled_at = NULL,
+       requested_at = clock_timestamp()
+
+-- name: finish_repairs
+DELETE FROM upwell.repair WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+
+-- name: notify_pending
+SELECT pg_notify('upwell_pending', %(collection)s)
+
+-- name: clock
+SELECT clock_timestamp()
+
+-- name: positions
+SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)s::text[])
+
+-- name: claim
+-- Earliest deadline first; `reserved` of the backfill lane at least, if it has that many; what one lane leaves is the other's.
+WITH l AS MATERIALIZED (
+    SELECT collection, generation, key, deadline FROM upwell.pending
+     WHERE lane = 'live' AND collection = ANY(%(collections)s::text[]) AND available_at <= clock_timestamp()
+       AND (token IS NULL OR lease_until < clock_timestamp())
+     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), b AS MATERIALIZED (
+    SELECT collection, generation, key, deadline FROM upwell.pending
+     WHERE lane = 'backfill' AND collection = ANY(%(collections)s::text[]) AND available_at <= clock_timestamp()
+       AND (token IS NULL OR lease_until < clock_timestamp())
+     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), n AS (
+    SELECT least((SELECT count(*) FROM l), %(limit)s - least((SELECT count(*) FROM b), %(reserved)s)) AS live
+), picked AS (
+    (SELECT * FROM l ORDER BY deadline LIMIT (SELECT live FROM n))
+    UNION ALL
+    (SELECT * FROM b ORDER BY deadline LIMIT (SELECT %(limit)s - live FROM n))
+)
+UPDATE upwell.pending p
+   SET token = gen_random_uuid(), slot = %(slot)s, claimed_at = clock_timestamp(),
+       lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second',
+       pending_since = least(p.pending_since, p.next_since), next_since = NULL,
+       changes = p.changes + p.next_changes, next_changes = 0
+  FROM picked
+ WHERE p.collection = picked.collection AND p.generation = picked.generation AND p.key = picked.key
+RETURNING p.collection, p.generation, p.key, p.lineage, p."offset", p.token::text, p.lane, p.attempts, p.pending_since,
+          p.taken_in_at, p.claimed_at, p.changes, p.deadline
+
+-- name: claimed_rows
+SELECT _key, _row FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+
+-- name: drop_pending
+DELETE FROM upwell.pending
+ WHERE (collection, generation, key, token) IN
+       (SELECT %(collection)s, %(generation)s, u.key, u.token
+          FROM unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token))
+
+-- name: known_hashes
+SELECT DISTINCT chunk_hash FROM {embedding} WHERE chunk_hash = ANY(%(hashes)s::bytea[])
+
+-- name: own_hashes
+SELECT key, array_agg(chunk_hash) FROM {embedding} WHERE key = ANY(%(keys)s::text[]) GROUP BY key
+
+-- name: lock_records_to_embed
+SELECT _key, _deleted FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR NO KEY UPDATE
+
+-- name: lock_claims
+-- By token: a row that was deleted, made anew or leased to another is not found (H13).
+SELECT p.key, p.lineage, p."offset" FROM upwell.pending p
+  JOIN unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
+ WHERE p.collection = %(collection)s AND p.generation = %(generation)s
+ ORDER BY p.key FOR UPDATE OF p
+
+-- name: stored_vectors
+-- Kept and copied vectors are read here, in the transaction that writes them (H17).
+SELECT DISTINCT ON (chunk_hash) chunk_hash, embedding::text FROM {embedding} WHERE chunk_hash = ANY(%(hashes)s::bytea[])
+
+-- name: cut_embeddings
+-- Chunks beyond the end of the new document.
+DELETE FROM {embedding} e USING unnest(%(keys)s::text[], %(counts)s::int[]) AS u(key, count)
+ WHERE e.key = u.key AND e.chunk_no >= u.count
+
+-- name: upsert_embeddings
+-- A row is rewritten only where the hash changed: the HNSW index is what costs.
+INSERT INTO {embedding} AS e (key, chunk_no, chunk_hash, chunk_text, embedding, embedded_at)
+SELECT u.key, u.chunk_no, u.chunk_hash, u.chunk_text, u.embedding::vector, clock_timestamp()
+  FROM unnest(%(keys)s::text[], %(numbers)s::int[], %(hashes)s::bytea[], %(texts)s::text[], %(vectors)s::text[])
+       AS u(key, chunk_no, chunk_hash, chunk_text, embedding)
+ON CONFLICT (key, chunk_no) DO UPDATE
+   SET chunk_hash = excluded.chunk_hash, chunk_text = excluded.chunk_text, embedding = excluded.embedding,
+       embedded_at = excluded.embedded_at
+ WHERE e.chunk_hash <> excluded.chunk_hash
+
+-- name: move_on_pending
+-- A newer text came while the claimed one was encoded: what is pending now began with the first change after the claim.
+UPDATE upwell.pending p
+   SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL, available_at = clock_timestamp(),
+       pending_since = next_since, next_since = NULL, changes = next_changes, next_changes = 0
+ WHERE collection = %(collection)s AND generation = %(generation)s AND key = ANY(%(keys)s::text[])
+
+-- name: return_claims
+-- Unwritten claims: what came meanwhile is folded back in.
+UPDATE upwell.pending p
+   SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       available_at = clock_timestamp() + %(seconds)s * interval '1 second',
+       attempts = attempts + %(attempts)s, last_error = %(error)s,
+       pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
+       next_changes = 0
+  FROM unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token)
+ WHERE p.collection = %(collection)s AND p.generation = %(generation)s AND p.key = u.key AND p.token = u.token
+
+-- name: audit_embeddings
+INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, generation, text_hash, chunks, detail)
+SELECT %(collection)s, 'embedded', u.key, u.lineage, u."offset", u."offset", %(generation)s, r._text_hash, u.chunks,
+       jsonb_build_object('encoded', u.encoded, 'model', (SELECT model FROM upwell.generation
+                           WHERE collection = %(collection)s AND number = %(generation)s))
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(counts)s::int[], %(encoded)s::int[])
+       AS u(key, lineage, "offset", chunks, encoded)
+  JOIN {record} r ON r._key = u.key
+
+-- name: embed_dead_letter
+INSERT INTO upwell.dead_letter (collection, stage, generation, lineage, "offset", key, error_class, error, committed_at)
+SELECT collection, 'embed', generation, lineage, "offset", key, %(error_class)s, %(error)s,
+       least(pending_since, next_since)
+  FROM upwell.pending
+ WHERE collection = %(collection)s AND generation = %(generation)s AND key = %(key)s AND token = %(token)s::uuid
+   AND (lineage, "offset") = (%(lineage)s, %(offset)s)
+
+-- name: audit_embed_dead_letter
+INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, generation, detail)
+VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offset)s, %(generation)s,
+        jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s))
+
+-- name: release_slot
+UPDATE upwell.pending
+   SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
+       next_changes = 0
+ WHERE slot = %(slot)s AND token IS NOT NULL
+
+-- name: generations
+SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
+  FROM upwell.generation WHERE state IN ('live', 'filling') ORDER BY collection, number
+
+-- name: collections
+SELECT name, key_columns FROM upwell.collection
+
+-- name: column_types
+-- Key and metadata columns of a record table, in order, with their types.
+SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+ WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped AND left(a.attname, 1) <> '_'
+ ORDER BY a.attnum
+
+-- name: add_counters
+INSERT INTO upwell.counter AS c (collection, minute, name, writer, value)
+SELECT u.collection, u.minute, u.name, %(writer)s, u.value
+  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(names)s::text[], %(values)s::bigint[])
+       AS u(collection, minute, name, value)
+ON CONFLICT (collection, minute, name, writer) DO UPDATE SET value = c.value + excluded.value
+
+-- name: set_sketches
+INSERT INTO upwell.delay (collection, minute, stage, writer, sketch)
+SELECT u.collection, u.minute, u.stage, %(writer)s, u.sketch
+  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(stages)s::text[], %(sketches)s::jsonb[])
+       AS u(collection, minute, stage, sketch)
+ON CONFLICT (collection, minute, stage, writer) DO UPDATE SET sketch = excluded.sketch
+
+-- name: take_slot
+SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
+
+-- name: register_worker
+INSERT INTO upwell.worker (slot, host, pid) VALUES (%(slot)s, %(host)s, %(pid)s)
+ON CONFLICT (slot) DO UPDATE
+   SET host = excluded.host, pid = excluded.pid, started_at = clock_timestamp(), seen_at = clock_timestamp()
+
+-- name: seen_worker
+UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
+
+-- name: make_audit_partitions
+SELECT upwell.make_audit_partitions(3, %(retention_days)s)
+
+-- name: wanted_repairs
+SELECT r.collection, r.key, c.table_name, c.key_columns FROM upwell.repair r JOIN upwell.collection c ON c.name = r.collection
+ WHERE r.signal_id IS NULL AND c.load_state <> 'loading'
+   AND NOT EXISTS (SELECT 1 FROM upwell.collection WHERE load_state = 'loading')
+ ORDER BY r.requested_at LIMIT 100
+
+-- name: signalled_repair
+UPDATE upwell.repair SET signal_id = %(signal)s, signalled_at = clock_timestamp()
+ WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+
+-- name: lock_absent
+-- Keys whose re-read found no row: the record is removed if it is still the version that the re-read was asked for.
+SELECT s._key FROM {record} s JOIN upwell.repair r ON r.collection = %(collection)s AND r.key = s._key
+ WHERE r.signal_id = %(signal)s AND NOT s._deleted AND (s._lineage, s._offset) = (r.lineage, r."offset")
+ ORDER BY s._key FOR UPDATE OF s
+
+-- name: mark_absent
+UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = '' WHERE _key = ANY(%(keys)s::text[])
+
+-- name: finish_signal
+DELETE FROM upwell.repair WHERE collection = %(collection)s AND signal_id = %(signal)s
+
+-- name: try_repairer
+SELECT pg_try_advisory_xact_lock(hashtext('upwell.repairer'), 0)

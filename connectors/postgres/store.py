@@ -1,0 +1,131 @@
+"""The sink as a worker process uses it: one pool, the two stages' transactions, and the worker's own housekeeping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from connectors.postgres.embed_store import EmbedTransactions
+from connectors.postgres.intake_store import SQL, IntakeTransactions, Pool
+from connectors.postgres.migrate import check_schema
+from connectors.postgres.translate import sink_errors
+from schemas.errors import SlotTaken, UpwellError
+
+SEEN_SECONDS: Final = 5.0
+PARTITION_SECONDS: Final = 3600.0
+POOL_SECONDS: Final = 10.0
+
+Place = tuple[str, datetime, str]
+
+
+class PostgresStore(IntakeTransactions, EmbedTransactions):
+    """Implements `WorkerStore` of streams/ports.py over psycopg's async pool."""
+
+    def __init__(self, pool: Pool, dsn: str, writer: str, retention_days: int) -> None:
+        IntakeTransactions.__init__(self, pool)
+        EmbedTransactions.__init__(self, pool)
+        self._dsn, self._slot, self._retention_days = dsn, writer, retention_days
+        self._writer = f"{writer}@{int(time.time())}"
+        self._held: psycopg.AsyncConnection[Any] | None = None
+
+    @classmethod
+    async def open(
+        cls, dsn: str, *, writer: str, pool_size: int = 6, retention_days: int = 90
+    ) -> PostgresStore:
+        """Connect and check the schema. Raises SinkUnavailable, MigrationNeeded, SettingsError."""
+        await asyncio.to_thread(_check, dsn)
+        pool: Pool = AsyncConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=pool_size,
+            timeout=POOL_SECONDS,
+            kwargs={"autocommit": True, "application_name": "upwell worker"},
+            open=False,
+        )
+        with sink_errors():
+            await pool.open(wait=True, timeout=POOL_SECONDS)
+        return cls(pool, dsn, writer, retention_days)
+
+    async def close(self) -> None:
+        """Give all connections back, and the slot with them."""
+        await self._pool.close()
+        if self._held is not None:
+            await self._held.close()
+
+    async def key_columns(self) -> Mapping[str, Sequence[str]]:
+        """Key columns in order, by collection."""
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                return {row[0]: row[1] async for row in await connection.execute(SQL["collections"])}
+
+    async def register_worker(self, slot: str, host: str, pid: int) -> None:
+        """Take a worker slot for as long as this process lives. Raises SlotTaken if another has it."""
+        with sink_errors():
+            self._held = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, connect_timeout=10, application_name=f"upwell slot {slot}"
+            )
+            taken = await (await self._held.execute(SQL["take_slot"], {"slot": slot})).fetchone()
+            if taken is None or not taken[0]:
+                raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
+            await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
+
+    async def keep_house(self, should_stop: Callable[[], bool]) -> None:
+        """Say that this worker lives, and make the coming audit partitions; the sink being away is no matter here."""
+        partitions_at = 0.0
+        while not should_stop():
+            with contextlib.suppress(UpwellError):
+                await self._run("seen_worker", {"slot": self._slot})
+                if time.monotonic() - partitions_at > PARTITION_SECONDS or not partitions_at:
+                    await self._run("make_audit_partitions", {"retention_days": self._retention_days})
+                    partitions_at = time.monotonic()
+            for _ in range(int(SEEN_SECONDS / 0.25)):
+                if should_stop():
+                    return
+                await asyncio.sleep(0.25)
+
+    async def _run(self, query: str, parameters: Mapping[str, Any]) -> None:
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                await connection.execute(SQL[query], parameters)
+
+    async def flush_measures(
+        self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]
+    ) -> None:
+        """Add counters and replace sketches under this process's own writer name."""
+        with sink_errors():
+            async with self._pool.connection() as connection, connection.transaction():
+                if counters:
+                    await connection.execute(
+                        SQL["add_counters"],
+                        {
+                            "writer": self._writer,
+                            "collections": [place[0] for place in counters],
+                            "minutes": [place[1] for place in counters],
+                            "names": [place[2] for place in counters],
+                            "values": list(counters.values()),
+                        },
+                    )
+                if sketches:
+                    await connection.execute(
+                        SQL["set_sketches"],
+                        {
+                            "writer": self._writer,
+                            "collections": [place[0] for place in sketches],
+                            "minutes": [place[1] for place in sketches],
+                            "stages": [place[2] for place in sketches],
+                            "sketches": [Jsonb(sketch) for sketch in sketches.values()],
+                        },
+                    )
+
+
+def _check(dsn: str) -> None:
+    with sink_errors(), psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
+        check_schema(connection)

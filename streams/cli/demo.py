@@ -1,0 +1,180 @@
+"""`upwell demo`: the whole line on real components, from nothing to searches that change as the source does."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import psycopg
+
+from streams.cli.context import home_from, one_clear_line, say
+from streams.ports import Encoder
+from streams.settings import Settings, load
+
+LIVE_SECONDS: Final = 30.0
+VISIBLE_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 900.0
+FRESH: Final = (
+    "SELECT count(*) > 0 AND bool_and(source_committed_at >= %(since)s AND NOT is_stale) FROM upwell.{} WHERE id = %(key)s"
+)
+GONE: Final = "SELECT count(*) = 0 FROM upwell.{} WHERE id = %(key)s"
+
+
+@click.command()
+@click.option("--seconds", default=LIVE_SECONDS, show_default=True, help="How long to make live changes.")
+@click.pass_context
+def demo(ctx: click.Context, seconds: float) -> None:
+    """Bring everything up in a fresh `.upwell/demo`, change rows, search before and after, report, stop."""
+    with one_clear_line():
+        from streams.local import Line
+
+        home = home_from(ctx) / "demo"
+        line = Line(home, _Stopwatch())
+        line.stop_worker()
+        if home.exists():
+            line.stop_stack()
+            shutil.rmtree(home)
+        try:
+            _run(line, home, ctx.obj.spec, seconds)
+        finally:
+            line.stop_worker()
+            line.stop_stack()
+        say("demo: everything stopped")
+
+
+class _Stopwatch:
+    """Progress lines with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        say(f"{time.monotonic() - self._started:6.1f} s  {line}")
+
+
+def _run(line: Any, home: Path, spec: Path | None, seconds: float) -> None:
+    tell = line.progress
+    line.start_stack()
+    settings = load(spec, environment={"UPWELL_HOME": str(home)})
+    line.prepare(settings, sample=True)
+    line.start_worker(spec)
+    encoder = _InBackground(settings)
+    first = threading.Thread(target=_tell_first_vector, args=(settings, tell), daemon=True)
+    first.start()
+    line.load(settings, deadline=time.monotonic() + LOAD_SECONDS)
+    with (
+        psycopg.connect(settings.source.dsn, autocommit=True) as source,
+        psycopg.connect(settings.sink.dsn, autocommit=True) as sink,
+    ):
+        _live_changes(source, sink, seconds, tell)
+        _searches(settings, source, sink, encoder.get())
+    _report(settings)
+
+
+class _InBackground:
+    """The model for the demo's own queries, loaded while the first load runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._found = settings, list[Encoder | Exception]()
+        self._thread = threading.Thread(target=self._load, daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        from streams.app import encoder_of
+
+        try:
+            self._found.append(encoder_of(self._settings))
+        except Exception as error:
+            self._found.append(error)
+
+    def get(self) -> Encoder:
+        self._thread.join()
+        found = self._found[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _tell_first_vector(settings: Settings, tell: Any) -> None:
+    with psycopg.connect(settings.sink.dsn, autocommit=True) as sink:
+        while True:
+            for name in settings.collections:
+                if sink.execute(f"SELECT 1 FROM upwell.{name} LIMIT 1").fetchone():  # type: ignore[call-overload]
+                    tell(f"first searchable vector, in {name}")
+                    return
+            time.sleep(0.1)
+
+
+def _visible(sink: psycopg.Connection[Any], table: str, key: int, kind: str, since: Any) -> bool:
+    query = (GONE if kind == "delete" else FRESH).format(table)
+    row = sink.execute(query, {"key": key, "since": since}).fetchone()  # type: ignore[call-overload]
+    return row is not None and bool(row[0])
+
+
+def _commit_and_wait(source: psycopg.Connection[Any], sink: psycopg.Connection[Any], change: Any) -> float:
+    """Commit one change and return the seconds until the view shows it."""
+    since = source.execute("SELECT clock_timestamp()").fetchone()
+    assert since is not None
+    source.execute(change.sql, change.parameters)
+    committed = time.monotonic()
+    collection = str(getattr(change, "table", "shop.content")).rpartition(".")[2]
+    while not _visible(sink, collection, change.key, change.kind, since[0]):
+        if time.monotonic() - committed > VISIBLE_SECONDS:
+            raise click.ClickException(f"not visible after {VISIBLE_SECONDS:.0f} s: {change.description}")
+        time.sleep(0.005)
+    return time.monotonic() - committed
+
+
+def _live_changes(
+    source: psycopg.Connection[Any], sink: psycopg.Connection[Any], seconds: float, tell: Any
+) -> None:
+    from infra import sample
+
+    say(f"\nLive changes for {seconds:.0f} s: seconds from commit until the view shows it")
+    delays: list[float] = []
+    until = time.monotonic() + seconds
+    for change in sample.live_changes(seed=1):
+        if time.monotonic() > until:
+            break
+        delay = _commit_and_wait(source, sink, change)
+        delays.append(delay)
+        say(f"  {delay:6.3f}  {'#' * min(60, round(delay * 100)):<20} {change.description}")
+        time.sleep(0.3)
+    ordered = sorted(delays)
+    p50, p95 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.95)]
+    say(f"  {len(delays)} changes: p50 {p50:.3f} s, p95 {p95:.3f} s, max {ordered[-1]:.3f} s\n")
+
+
+def _searches(
+    settings: Settings, source: psycopg.Connection[Any], sink: psycopg.Connection[Any], encoder: Encoder
+) -> None:
+    from infra import sample
+
+    for search in sample.SEARCHES:
+        say(f'Search: "{search.query}"')
+        _show("before", settings, sink, encoder, search)
+        delay = _commit_and_wait(source, sink, search)
+        say(f"  {search.kind} at the source, searchable {delay:.3f} s after its commit: {search.description}")
+        _show("after", settings, sink, encoder, search)
+        say("")
+
+
+def _show(
+    when: str, settings: Settings, sink: psycopg.Connection[Any], encoder: Encoder, search: Any
+) -> None:
+    from connectors.postgres.read import search_rows
+
+    vector = encoder.encode([search.query])[0]
+    for hit in search_rows(sink, "content", settings.model.name, vector, 3):
+        excerpt = " ".join(hit.chunk_text.split())[:88]
+        say(f"    {when:>6}  {hit.score:5.3f}  {hit.key}  {excerpt}")
+
+
+def _report(settings: Settings) -> None:
+    from streams.cli.report import print_report
+
+    print_report(settings)

@@ -1,0 +1,192 @@
+"""First loads: what is written before what is sent, and what counts as read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+import pytest
+
+from connectors.debezium.connect import Connect, ConnectorStatus
+from connectors.debezium.naming import Naming
+from connectors.debezium.notifications import Notification
+from connectors.debezium.snapshot import key_condition
+from connectors.kafka import Kafka, TopicFacts
+from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
+from connectors.postgres.source import Connection
+from schemas.change import TopicPartition
+from schemas.errors import ConnectUnavailable, LineageMismatch, SourceUnavailable
+from streams import loads
+from streams.capture import check_topics
+from streams.loads import Loading, await_searchable
+
+
+class FakeState:
+    """The sink's tables as dicts; `events` is shared with the fake source, for the order of things."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.rows = {"content": Load("content", INCOMPLETE)}
+        self.taken: dict[int, int] = {}
+        self.pending = 0
+        self.events = events
+
+    def loads(self, names: Collection[str]) -> dict[str, Load]:
+        return {name: load for name, load in self.rows.items() if name in names}
+
+    def set_load(self, name: str, state: str, detail: Mapping[str, Any]) -> Load:
+        self.events.append(f"state {state}")
+        self.rows[name] = Load(name, state, dict(detail))
+        return self.rows[name]
+
+    def positions(self, topic: str) -> dict[int, int]:
+        return self.taken
+
+    def backfill_pending(self, collection: str) -> int:
+        return self.pending
+
+
+class FakeKafka:
+    def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:
+        return {TopicPartition(topic, partition): 7 for topic in topics for partition in range(2)}
+
+    def log_starts(self, topics: Collection[str]) -> dict[TopicPartition, int]:
+        return {TopicPartition(topic, partition): 7 for topic in topics for partition in range(2)}
+
+
+class FakeConnect:
+    state = "RUNNING"
+
+    def status(self, name: str) -> ConnectorStatus:
+        return ConnectorStatus(name, "RUNNING", self.state, "slot is gone" if self.state == "FAILED" else "")
+
+
+class Line:
+    """A Loading with fakes around it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self.said: list[str] = []
+        self.state, self.connect = FakeState(self.events), FakeConnect()
+        self.unsettled = [["shop.content"], []]
+        monkeypatch.setattr(loads, "unsettled", lambda *_: self.unsettled.pop(0) if self.unsettled else [])
+        monkeypatch.setattr(loads, "first", lambda *_: None)
+        monkeypatch.setattr(
+            loads, "request", lambda _, signal, tables: self.events.append(f"signal {tables}")
+        )
+        monkeypatch.setattr(loads, "POLL_SECONDS", 0.001)
+        self.loading = Loading(
+            naming=Naming("shop", 1),
+            tables={"content": "shop.content"},
+            source=cast(Connection, None),
+            state=cast(CaptureState, self.state),
+            kafka=cast(Kafka, FakeKafka()),
+            connect=cast(Connect, self.connect),
+            bootstrap_servers="",
+            registry_url="",
+            chunk_rows=512,
+            progress=self.said.append,
+        )
+
+    def ended(self, status: str, *, offset: int = 9, signal: str = "load-1") -> None:
+        self.loading.take(Notification(offset, signal, "TABLE_SCAN_COMPLETED", "shop.content", status, 300))
+
+    @property
+    def load(self) -> Load:
+        return self.state.rows["content"]
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    return Line(monkeypatch)
+
+
+def test_older_transactions_first_then_the_state_then_the_signal(line: Line) -> None:
+    line.loading.request(["content"])
+    assert line.unsettled == []
+    assert "waits for an older transaction" in line.said[0]
+    assert line.events == ["state loading", "signal ['shop.content']"]
+    assert line.load.detail["from"] == 7
+
+
+def test_a_scan_that_succeeded_is_read_but_not_complete(line: Line) -> None:
+    line.loading.request(["content"])
+    line.ended("SUCCEEDED")
+    assert line.load.state == LOADING
+    assert line.load.scanned
+    assert line.load.detail["ends"] == {"0": 7, "1": 7}
+
+
+def test_a_scan_that_failed_is_asked_for_again_and_at_last_given_up(line: Line) -> None:
+    line.loading.request(["content"])
+    line.events.clear()
+    line.ended("SQL_EXCEPTION")
+    assert line.events == ["state incomplete", "state loading", "signal ['shop.content']"]
+    for _ in range(loads.ATTEMPTS - 2):
+        line.ended("SQL_EXCEPTION")
+    with pytest.raises(SourceUnavailable, match="SQL_EXCEPTION"):
+        line.ended("SQL_EXCEPTION")
+
+
+def test_an_older_scan_and_a_repair_do_not_count(line: Line) -> None:
+    line.loading.request(["content"])
+    line.ended("SUCCEEDED", offset=6)
+    line.ended("SUCCEEDED", signal="repair-1")
+    assert not line.load.scanned
+
+
+def test_progress_is_a_line_a_second(line: Line) -> None:
+    line.loading.request(["content"])
+    line.said.clear()
+    for chunk in (1, 2, 3):
+        line.loading.take(
+            Notification(8, "load-1", "IN_PROGRESS", "shop.content", chunk=chunk, chunks=3, total_rows=1500)
+        )
+    assert line.said == ["content 512 rows of about 1500 ..."]
+
+
+def test_a_failed_connector_ends_the_following(line: Line) -> None:
+    line.connect.state = "FAILED"
+    with pytest.raises(ConnectUnavailable, match="slot is gone"):
+        line.loading._check_connector()
+
+
+def test_complete_needs_everything_taken_in_and_embedded(line: Line) -> None:
+    def done() -> bool:
+        return await_searchable(line.loading, 0.0, line.said.append)
+
+    assert not done()
+    line.loading.request(["content"])
+    assert not done()
+    line.ended("SUCCEEDED")
+    line.state.taken = {0: 5}
+    assert not done()
+    assert line.said[-1] == "content: 2 changes to take in"
+    line.state.taken, line.state.pending = {0: 7}, 3
+    assert not done()
+    assert line.said[-1] == "content: 3 texts to embed"
+    line.state.pending = 0
+    assert done()
+    assert line.load.state == COMPLETE
+
+
+def test_topics_must_be_those_that_were_created() -> None:
+    recorded = {"shop_1.shop.content": TopicFacts("abc", 4)}
+    check_topics(recorded, {"shop_1.shop.content": TopicFacts("abc", 4)})
+    for found in (TopicFacts("abd", 4), TopicFacts("abc", 5), None):
+        with pytest.raises(LineageMismatch, match=r"shop_1\.shop\.content .* a rebuild is needed"):
+            check_topics(recorded, {"shop_1.shop.content": found})
+
+
+def test_a_key_condition_is_quoted() -> None:
+    assert key_condition({"id": 42}) == "\"id\" = '42'"
+    assert key_condition({"a": "x' OR 1=1 --", "b": 'y"'}) == "\"a\" = 'x'' OR 1=1 --' AND \"b\" = 'y\"'"
+
+
+def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) -> None:
+    """H8: rows read before it are sent after it, with a sequence above its lsn; no fence removes them."""
+    detail = {"signal": "load-1", "from": 0, "asked_lsn": 100, "scanned_lsn": 200, "ends": {}}
+    for fence, complete in ((100, True), (150, False), (200, False), (201, True)):
+        line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=1, fence_lsn=fence)
+        assert await_searchable(line.loading, 0.0, line.said.append) is complete
+    line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=0, fence_lsn=150)
+    assert await_searchable(line.loading, 0.0, line.said.append)
