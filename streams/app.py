@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,6 +31,8 @@ from streams.worker import IntakeNeeds, Parts, Worker
 
 log = structlog.get_logger()
 
+Service = Callable[[Callable[[], bool]], Awaitable[None]]
+
 
 def worker_slot(settings: Settings) -> str:
     """The stable id of this worker: its static membership, its leases, its writer name."""
@@ -52,7 +53,12 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
     slot = worker_slot(settings)
     topics = await asyncio.to_thread(lineage_topics, settings)
     secret = await asyncio.to_thread(_placeholder, settings)
-    store = await PostgresStore.open(settings.sink.dsn, writer=slot, pool_size=settings.sink.pool_size)
+    store = await PostgresStore.open(
+        settings.sink.dsn,
+        writer=slot,
+        pool_size=settings.sink.pool_size,
+        retention_days=settings.sink.audit_retention_days,
+    )
     registry = Registry(settings.registry.url)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
@@ -65,7 +71,9 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             store=store,
             load_encoder=load,
             make_recipes=lambda encoder: recipes(settings, generations, encoder),
-            make_intakes=lambda needs: _intakes(settings, topics, keys, secret, store, registry, needs, wakes),
+            make_intakes=lambda needs: _intakes(
+                settings, topics, keys, secret, store, registry, needs, wakes
+            ),
             dimensions={(each.collection, each.number): each.dimension for each in generations},
             services=(_listening(settings, wakes), store.keep_house),
         )
@@ -75,10 +83,14 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
         await store.close()
 
 
-def _listening(
-    settings: Settings, wakes: list[Callable[[], None]]
-) -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    return lambda should_stop: listen(settings.sink.dsn, lambda: [wake() for wake in wakes] and None, should_stop)
+def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:
+    """Wakes the embedder when another process's intake made pending rows."""
+
+    def wake() -> None:
+        for each in wakes:
+            each()
+
+    return lambda should_stop: listen(settings.sink.dsn, wake, should_stop)
 
 
 def _placeholder(settings: Settings) -> str:
@@ -126,7 +138,8 @@ def live_generations(settings: Settings, stored: Sequence[GenerationInfo]) -> li
         if generation is None:
             raise MigrationNeeded(f"collection {name} is not in the sink yet: run `upwell migrate` first")
         chunk = Chunking(
-            max_tokens=spec.chunk.max_tokens or generation.max_tokens, overlap_tokens=spec.chunk.overlap_tokens
+            max_tokens=spec.chunk.max_tokens or generation.max_tokens,
+            overlap_tokens=spec.chunk.overlap_tokens,
         )
         if fingerprint(settings.model.name, spec.template, chunk) != generation.fingerprint:
             raise GenerationMismatch(
@@ -142,7 +155,7 @@ def recipes(
     """How the documents of each generation are made."""
     made = {}
     for each in generations:
-        chunker = TokenChunker.of_model(settings.model.name, each.max_tokens, each.overlap_tokens, encoder.max_tokens)
+        chunker = TokenChunker.of(encoder, max_tokens=each.max_tokens, overlap_tokens=each.overlap_tokens)
         limit = settings.collections[each.collection].max_document_bytes
         made[each.collection, each.number] = Recipe(Template(each.template), chunker, limit)
     return made
@@ -176,8 +189,3 @@ def _intakes(
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
         )
     return made
-
-
-def key_values(key: str) -> list[object]:
-    """The values of a canonical key, in key column order."""
-    return list(json.loads(key))

@@ -99,18 +99,17 @@ class Capture:
         return {**service, **fed}
 
     def ensure_topics(self) -> None:
-        """Create and record what is missing. Raises LineageMismatch for a topic that is not the recorded
-        one.
-        """
+        """Create and record what is missing. Raises LineageMismatch for a topic that is not the recorded one."""
         wanted, recorded = self.topics(), self.state.topics(self.naming.lineage)
         missing = {topic: count for topic, (count, _) in wanted.items() if topic not in recorded}
+        self._refuse_foreign(missing)
         kafka = self.settings.kafka
         created = self.kafka.create(
             missing, replication_factor=kafka.replication_factor, retention_hours=kafka.retention_hours
         )
         facts = self._described(set(wanted), set(created))
         check_topics(recorded, {topic: facts.get(topic) for topic in recorded if topic in wanted})
-        self._refuse_foreign(set(missing) - set(created))
+        self.state.create_lineage(self.naming.lineage, self.naming.topic_prefix)
         for topic in missing:
             self.state.record_topic(self.naming.lineage, topic, wanted[topic][1], facts[topic])
         if created:
@@ -125,7 +124,7 @@ class Capture:
                 return facts
             time.sleep(POLL_SECONDS)
 
-    def _refuse_foreign(self, found: set[str]) -> None:
+    def _refuse_foreign(self, found: Collection[str]) -> None:
         """Unrecorded topics that hold records belong to an earlier life of this name, and so do their
         deletes.
         """
@@ -276,15 +275,13 @@ def _property(value: str) -> str:
 
 
 def lineage_of(state: CaptureState, settings: Settings) -> Naming:
-    """The deployment's naming in its newest lineage; the first one is made here."""
-    found = state.lineage()
-    if found is None:
-        naming = Naming(settings.name, 1)
-        state.create_lineage(naming.lineage, naming.topic_prefix)
-        return naming
-    naming = Naming(settings.name, found[0])
-    if naming.topic_prefix != found[1]:
-        raise LineageMismatch(f"the sink belongs to topics {found[1]}.*: the deployment's name was changed")
+    """The deployment's naming in its newest lineage; the first one if there is none yet."""
+    number, topic_prefix = state.lineage() or (1, Naming(settings.name, 1).topic_prefix)
+    naming = Naming(settings.name, number)
+    if naming.topic_prefix != topic_prefix:
+        raise LineageMismatch(
+            f"the sink belongs to topics {topic_prefix}.*: the deployment's name was changed"
+        )
     return naming
 
 

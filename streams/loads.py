@@ -27,6 +27,9 @@ POLL_SECONDS: Final = 0.2
 #: How often the connector is looked at while a scan is followed.
 STATUS_SECONDS: Final = 3.0
 TELL_SECONDS: Final = 1.0
+#: Silence of a scan before the connector is restarted; doubled each time, because one chunk may take long.
+STALL_SECONDS = 60.0
+STALL_LIMIT_SECONDS: Final = 3600.0
 #: A table whose scan fails is asked for again this often.
 ATTEMPTS: Final = 5
 
@@ -115,23 +118,42 @@ class Loading:
         reader = Notifications(
             self.bootstrap_servers, self.registry_url, self.naming.notifications_topic, start
         )
-        looked = time.monotonic()
+        looked = heard = time.monotonic()
+        stalls = 0
         try:
             while self._open():
                 for notification in reader.poll(POLL_SECONDS):
+                    heard, stalls = time.monotonic(), 0
                     self.take(notification)
-                if time.monotonic() - looked > STATUS_SECONDS:
-                    looked = time.monotonic()
+                now = time.monotonic()
+                if now - looked > STATUS_SECONDS:
+                    looked = now
                     self._check_connector()
+                if now - heard > min(STALL_SECONDS * 2**stalls, STALL_LIMIT_SECONDS):
+                    self._wake(stalls)
+                    heard, stalls = time.monotonic(), stalls + 1
         finally:
             reader.close()
 
     def _check_connector(self) -> None:
         status = self.connect.status(self.naming.connector)
         if status.failed:
-            raise ConnectUnavailable(
-                f"connector {status.name} FAILED: {status.cause}; run `upwell connector apply` again"
-            )
+            advice = "run `upwell connector apply` again"
+            raise ConnectUnavailable(f"connector {status.name} FAILED: {status.cause}; {advice}")
+
+    def _wake(self, stalls: int) -> None:
+        """Debezium forgets its queue when its first look at a table fails; a restarted task takes it up again.
+
+        If that does not help, the signal itself is gone, and a new one is sent.
+        """
+        names = sorted(self._open())
+        self.progress(
+            f"nothing heard of {', '.join(names)}: {'asked for again' if stalls % 2 else 'task restarted'}"
+        )
+        if stalls % 2:
+            self.request(names)
+        else:
+            self.connect.restart(self.naming.connector, only_failed=False)
 
     def take(self, notification: Notification) -> None:
         """What one notification means for the load of its table."""

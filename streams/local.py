@@ -55,7 +55,9 @@ class Line:
 
         apply(settings, self.progress)
         if not wait_searchable(settings, deadline, self.progress):
-            raise SettingsError(f"the first load is not searchable yet; see {self.worker_log} and run it again")
+            raise SettingsError(
+                f"the first load is not searchable yet; see {self.worker_log} and run it again"
+            )
 
     @property
     def worker_log(self) -> Path:
@@ -82,7 +84,11 @@ class Line:
         command = [sys.executable, "-m", "streams.cli"]
         if spec is not None:
             command += ["--spec", str(spec.resolve())]
-        environment = {**os.environ, **read_environment_file(self.home / "stack.env"), "UPWELL_HOME": str(self.home)}
+        environment = {
+            **os.environ,
+            **read_environment_file(self.home / "stack.env"),
+            "UPWELL_HOME": str(self.home),
+        }
         with self.worker_log.open("ab") as log:
             process = subprocess.Popen(
                 [*command, "worker", "--slot", "local-0"],

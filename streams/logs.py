@@ -25,7 +25,9 @@ def set_up() -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared])
+        structlog.stdlib.ProcessorFormatter(
+            processor=renderer, foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared]
+        )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # Compares monotonic with epoch time and so cries wolf (reference: Faust, known false positives).

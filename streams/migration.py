@@ -65,11 +65,11 @@ class ModelFacts:
 
 
 def model_facts(settings: Settings, live: Mapping[str, tuple[str, int, int]]) -> dict[str, ModelFacts]:
-    """By collection. The model is loaded (seconds, torch) only if a collection has no live generation of it yet."""
+    """By collection. The model is loaded (seconds, torch) only if a collection has no live generation of it."""
     name, facts = settings.model.name, {}
-    for collection in settings.collections:
+    for collection, spec in settings.collections.items():
         model, dimension, max_tokens = live.get(collection, ("", 0, 0))
-        if model == name:
+        if model == name and spec.chunk.max_tokens in {0, max_tokens}:
             facts[collection] = ModelFacts(name, dimension, max_tokens)
     if len(facts) < len(settings.collections):
         encoder = load_encoder(name)

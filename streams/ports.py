@@ -114,6 +114,11 @@ class Encoder(Protocol):
         """Text tokens that fit into one chunk: the model's limit less its special tokens."""
         ...
 
+    @property
+    def tokenizer_json(self) -> str:
+        """The model's own tokenizer, as `tokenizers` serialises it: chunks are counted as the model counts."""
+        ...
+
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Normalised float32 vectors, shape (len(texts), dimension), in the order of `texts`.
 

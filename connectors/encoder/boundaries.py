@@ -29,14 +29,14 @@ from itertools import accumulate, pairwise, takewhile
 from typing import Final
 
 #: A chunk aims at this share of its tokens: the rest absorbs the snap and words with many tokens.
-FILL: Final = 0.87
+FILL: Final = 0.85
 #: Tokens per word are rounded to a power of STEP times BASE; ordinary prose is 1.15 to 1.35, far from an edge.
 DENSITY_BASE: Final = 1.25
 DENSITY_STEP: Final = 1.22
 #: A single word counts for so many tokens in the density, lest a long one shifts the whole document.
 DENSITY_CAP: Final = 4
 #: A cut moves by this share of a chunk to either side at most.
-SNAP: Final = 0.18
+SNAP: Final = 0.15
 #: No two anchors of line breaks, and none of words, are nearer than so many chunks; segments longer than
 #: LONG_SEGMENT chunks get anchors of words.
 LINE_RADIUS: Final = 2
@@ -127,26 +127,37 @@ class _Cutter:
         scored = [(i, (_hash(self.words[i - 1].text), 0)) for i in places]
         return _summits(scored, WORD_RADIUS * self.per_chunk)
 
-    def _grid(self, start: int, end: int) -> Iterator[int]:
+    def _grid(self, start: int, end: int) -> list[int]:
+        """Every other cut looks at its window only; those between them also at the tokens to either side."""
         length = end - start
         parts = max(1, math.ceil(length / self.per_chunk - SLACK))
         reach = max(0, min(int(SNAP * self.per_chunk), (length // parts - 2) // 2))
-        for part in range(1, parts):
-            place = start + length * part // parts
-            yield self._best(place - reach, place + reach)
+        windows = [
+            range(place - reach, place + reach + 1)
+            for place in (start + length * part // parts for part in range(1, parts))
+        ]
+        edges = [start, *(self._best(window) for window in windows), end]
+        for number, window in enumerate(windows[::2]):
+            at = 2 * number + 1
+            fitting = [i for i in window if self._fits(edges[at - 1], i) and self._fits(i, edges[at + 1])]
+            edges[at] = self._best(fitting or window)
+        return edges[1:-1]
+
+    def _fits(self, start: int, end: int) -> bool:
+        return self.before[end] - self.before[start] <= self.max_tokens
 
     def _halves(self, start: int, end: int) -> Iterator[int]:
         """Cuts between two cuts with too many tokens between them."""
-        if self.before[end] - self.before[start] <= self.max_tokens or end - start < 2:
+        if self._fits(start, end) or end - start < 2:
             return
         middle, reach = (start + end) // 2, (end - start) // 8
-        cut = self._best(max(start + 1, middle - reach), min(end - 1, middle + reach))
+        cut = self._best(range(max(start + 1, middle - reach), min(end, middle + reach + 1)))
         yield from self._halves(start, cut)
         yield cut
         yield from self._halves(cut, end)
 
-    def _best(self, first: int, last: int) -> int:
-        return max(range(first, last + 1), key=self._rank)
+    def _best(self, boundaries: Sequence[int]) -> int:
+        return max(boundaries, key=self._rank)
 
     def _rank(self, boundary: int) -> tuple[int, int]:
         return self.levels[boundary], _hash(self.words[boundary - 1].text, self.words[boundary].text)

@@ -18,9 +18,7 @@ from streams.settings import Settings, load
 LIVE_SECONDS: Final = 30.0
 VISIBLE_SECONDS: Final = 30.0
 LOAD_SECONDS: Final = 900.0
-FRESH: Final = (
-    "SELECT count(*) > 0 AND bool_and(source_committed_at >= %(since)s AND NOT is_stale) FROM upwell.{} WHERE id = %(key)s"
-)
+FRESH: Final = "SELECT count(*) > 0 AND bool_and(source_committed_at >= %(since)s AND NOT is_stale) FROM upwell.{} WHERE id = %(key)s"
 GONE: Final = "SELECT count(*) = 0 FROM upwell.{} WHERE id = %(key)s"
 
 

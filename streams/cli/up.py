@@ -12,7 +12,9 @@ from streams.settings import Settings
 
 @click.command()
 @click.option("--sample/--no-sample", default=True, help="Load the sample shop into an empty source.")
-@click.option("--deadline-seconds", default=900.0, show_default=True, help="Give up on the first load after this.")
+@click.option(
+    "--deadline-seconds", default=900.0, show_default=True, help="Give up on the first load after this."
+)
 @click.pass_context
 def up(ctx: click.Context, sample: bool, deadline_seconds: float) -> None:
     """Start stack, capture and a worker; return when the first load is searchable. Again: restart what died."""

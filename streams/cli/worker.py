@@ -15,7 +15,9 @@ def worker(ctx: click.Context, slot: str | None) -> None:
     with one_clear_line():
         settings = settings_from(ctx)
         if slot:
-            settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"slot": slot})})
+            settings = settings.model_copy(
+                update={"worker": settings.worker.model_copy(update={"slot": slot})}
+            )
         from streams import logs
         from streams.app import run_worker
 

@@ -61,5 +61,10 @@ def counts(
 ) -> ChunkCounts:
     """How many chunks were encoded, kept from the same document, or copied from elsewhere."""
     total = sum(len(one.hashes) for one in cuts)
-    kept = sum(1 for one in cuts for digest in one.hashes if digest in own.get(one.claim.key, frozenset()))
+    kept = sum(
+        1
+        for one in cuts
+        for digest in one.hashes
+        if digest in own.get(one.claim.key, frozenset()) and digest not in encoded
+    )
     return ChunkCounts(encoded=len(encoded), kept=kept, copied=total - kept - len(encoded))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from schemas.change import Change, Undecodable
@@ -17,6 +17,8 @@ from schemas.sink import Claim, IntakePlan
 from streams.freshness.sketches import freeze, new_sketch
 
 STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
+#: A sketch replaces what the sink has of its minute, so it is held while a late measurement may still add to it.
+HELD: Final = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,11 @@ class Measures:
         self.delay(claim.collection, visible_at, "total", total, max(claim.changes, 1))
 
     def drain(self) -> Drained:
-        """What to write to the sink now. Sketches of past minutes are forgotten once written."""
+        """What to write to the sink now. Sketches of minutes that are over for `HELD` are forgotten once written."""
         drained = Drained(dict(self._counters), {at: freeze(self._sketches[at]) for at in self._touched})
         self._counters.clear()
         newest = max((minute for _, minute, _ in self._sketches), default=None)
-        for place in [place for place in self._sketches if place[1] != newest]:
+        for place in [place for place in self._sketches if newest is not None and place[1] < newest - HELD]:
             del self._sketches[place]
         self._touched.clear()
         return drained

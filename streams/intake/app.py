@@ -31,9 +31,10 @@ class IntakeApp(faust.App):  # type: ignore[misc]
     def _new_transport(self) -> PositionedTransport:
         return PositionedTransport(self.conf.broker_consumer, self)
 
-    async def crash(self, reason: BaseException) -> None:
+    def _crash(self, reason: BaseException) -> None:
+        """Whatever service of Faust's crashes ends here; the fetcher's crash alone would leave a worker that idles."""
         self.on_fatal(reason)
-        await super().crash(reason)
+        super()._crash(reason)
 
 
 def faust_settings(
@@ -79,6 +80,7 @@ def make_app(
     on_fatal: Callable[[BaseException], None],
 ) -> AppT:
     """One agent per topic (`intakes` by topic name). Call it inside the running loop."""
+    Path(settings["datadir"]).mkdir(parents=True, exist_ok=True)
     app = IntakeApp(**settings, loop=asyncio.get_running_loop())
     app.read_positions = read_positions
     app.on_fatal = on_fatal

@@ -71,7 +71,10 @@ def rejection(
 
 
 def next_state(state: RecordState | None, change: Change) -> RecordState:
-    """The record after an accepted change. A snapshot row never clears the stored lsn and pair (H2)."""
+    """The record after an accepted change. A snapshot row never clears the stored lsn, pair and transaction (H2).
+
+    Without the transaction a replayed half of a shift would delete the row that its repair has brought (H3, H9).
+    """
     origin, deleted = change.origin, change.operation is Operation.DELETE
     fresh = RecordState(
         version=change.version,
@@ -91,6 +94,7 @@ def next_state(state: RecordState | None, change: Change) -> RecordState:
         fresh,
         lsn=state.lsn,
         sequence_last_commit=state.sequence_last_commit,
+        transaction_id=state.transaction_id,
         committed_at=state.committed_at,
     )
 
@@ -111,11 +115,15 @@ class _Folded:
     def accept(self, change: Change) -> None:
         self.state = next_state(self.state, change)
         self.last, self.empty = change, not change.text.strip()
-        self.changes += 1
-        committed_at = change.origin.committed_at
-        if change.origin.snapshot or committed_at is None:
+        if not change.origin.snapshot:
+            self.unreflected(change.origin.committed_at)
+
+    def unreflected(self, committed_at: datetime | None) -> None:
+        """A streamed change that the sink shows only once this batch's write is searchable (H18)."""
+        if committed_at is None:
             return
         self.live = True
+        self.changes += 1
         if self.committed_since is None or committed_at < self.committed_since:
             self.committed_since = committed_at
 
@@ -137,7 +145,7 @@ class _Folded:
             embed=embed,
             lane=Lane.LIVE if self.live else Lane.BACKFILL,
             committed_since=self.committed_since,
-            changes=self.changes,
+            changes=max(self.changes, 1),
             at=self.last.at,
             operation=self.last.operation.value,
             outcome=Outcome.UNCHANGED if unchanged else outcome,
@@ -159,6 +167,8 @@ class _Batch:
 
     def take(self, event: Change | Undecodable) -> None:
         place = (event.at, event.version.offset)
+        if place in self.outcomes:
+            return  # delivered twice: it has its outcome
         if isinstance(event, Undecodable):
             self._spoilt(place, event)
         elif event.operation in (Operation.TOMBSTONE, Operation.MESSAGE):
@@ -186,7 +196,8 @@ class _Batch:
 
     def _row(self, place: tuple[TopicPartition, int], key: str, change: Change) -> None:
         folded = self._folded(key)
-        repaired = change.origin.snapshot and key in self.view.repairs
+        # A re-read answers the version that it was asked for: what came since in this batch is newer (H5, H9).
+        repaired = change.origin.snapshot and key in self.view.repairs and folded.last is None
         refused = rejection(folded.state, self.fence, change, repaired)
         if refused is not None:
             self.outcomes[place] = refused
@@ -201,6 +212,7 @@ class _Batch:
             return
         self._supersede(folded)
         folded.accept(whole)
+        self.wanted.discard(key)
         self.outcomes[place] = Outcome.DELETED if change.operation is Operation.DELETE else Outcome.APPLIED
         if repaired:
             self.done.add(key)
@@ -216,6 +228,7 @@ class _Batch:
         if folded.last is not None:
             self.outcomes[(folded.last.at, folded.last.version.offset)] = Outcome.SUPERSEDED
         for spoilt in folded.spoilt:
+            folded.unreflected(spoilt.committed_at)
             place = (spoilt.at, spoilt.version.offset)
             self.outcomes[place] = Outcome.SUPERSEDED
             self.dead_letters.pop(place, None)
@@ -234,8 +247,11 @@ class _Batch:
             state = folded.state
             if state is None or not is_below(fence, state.version.lineage, state.fence_lsn):
                 continue
-            self._supersede(folded)
-            self.keys[key] = _Folded(None, None)
+            if folded.last is not None:
+                self.outcomes[(folded.last.at, folded.last.version.offset)] = Outcome.SUPERSEDED
+            # A dead letter has no lsn, it may be of after the truncate: it stays open.
+            self.keys[key] = _Folded(None, None, spoilt=folded.spoilt)
+            self.wanted.discard(key)
         return Outcome.DELETED
 
     def plan(self) -> IntakePlan:

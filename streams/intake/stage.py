@@ -94,7 +94,9 @@ class Intake:
             return self._decoder.complete(change, row, messages[change.at, change.version.offset])
 
         async def attempt() -> tuple[IntakePlan, datetime]:
-            return await self._store.intake(self._request(events), lambda view: decide(events, view, complete))
+            return await self._store.intake(
+                self._request(events), lambda view: decide(events, view, complete)
+            )
 
         plan, visible_at = await self._persist(attempt, pairs[0][0])
         self._positions.update(plan.positions)

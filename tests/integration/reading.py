@@ -43,6 +43,10 @@ class Reading:
         self._kafka = Kafka(bootstrap_servers)
         self._registry = BlockingRegistry(registry_url)
 
+    def ends(self, name: str) -> int:
+        """End offsets of all partitions, added up."""
+        return sum(self._kafka.end_offsets([name]).values())
+
     def topic(self, name: str) -> list[Record]:
         """All records, by partition and offset."""
         starts, ends = self._kafka.log_starts([name]), self._kafka.end_offsets([name])

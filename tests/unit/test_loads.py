@@ -56,6 +56,12 @@ class FakeKafka:
 class FakeConnect:
     state = "RUNNING"
 
+    def __init__(self) -> None:
+        self.restarted: list[str] = []
+
+    def restart(self, name: str, *, only_failed: bool) -> None:
+        self.restarted.append(name)
+
     def status(self, name: str) -> ConnectorStatus:
         return ConnectorStatus(name, "RUNNING", self.state, "slot is gone" if self.state == "FAILED" else "")
 
@@ -190,3 +196,13 @@ def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) ->
         assert await_searchable(line.loading, 0.0, line.said.append) is complete
     line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=0, fence_lsn=150)
     assert await_searchable(line.loading, 0.0, line.said.append)
+
+
+def test_a_silent_scan_is_woken_then_asked_for_again(line: Line) -> None:
+    line.loading.request(["content"])
+    line.events.clear()
+    line.loading._wake(0)
+    assert line.connect.restarted == ["upwell-shop"]
+    assert line.events == []
+    line.loading._wake(1)
+    assert line.events == ["state loading", "signal ['shop.content']"]

@@ -124,6 +124,8 @@ CREATE INDEX dead_letter_open_key ON upwell.dead_letter (collection, key) WHERE 
 CREATE TABLE upwell.repair (
     collection text NOT NULL,
     key text COLLATE "C" NOT NULL,
+    lineage integer,
+    "offset" bigint,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     signal_id text,
     signalled_at timestamptz,
@@ -171,9 +173,19 @@ BEGIN
     IF days_ahead NOT BETWEEN 0 AND 366 OR retention_days < 0 THEN
         RAISE EXCEPTION 'days_ahead is 0 to 366 and retention_days not negative' USING ERRCODE = '22023';
     END IF;
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('upwell.audit', 0)) THEN
+    IF to_regclass('upwell.audit_' || to_char(today + days_ahead, 'YYYYMMDD')) IS NOT NULL
+        AND to_regclass('upwell.audit_' || to_char(today, 'YYYYMMDD')) IS NOT NULL
+        AND NOT EXISTS (SELECT FROM upwell.audit_default)
+        AND (retention_days = 0 OR NOT EXISTS (
+            SELECT FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'upwell.audit'::regclass AND c.relname ~ '^audit_[0-9]{8}$'
+                AND c.relname < 'audit_' || to_char(today - retention_days, 'YYYYMMDD')))
+        OR NOT pg_try_advisory_xact_lock(hashtextextended('upwell.audit', 0))
+    THEN
         RETURN 0;
     END IF;
+    -- Nothing but this lock is held when it is waited for, so that no writer of audit rows can deadlock with it.
+    LOCK TABLE upwell.audit IN ACCESS EXCLUSIVE MODE;
     FOR day IN SELECT today + ahead FROM generate_series(0, days_ahead) AS ahead LOOP
         part := 'audit_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass('upwell.' || part) IS NOT NULL;
@@ -227,5 +239,5 @@ CREATE TABLE upwell.worker (
     pid integer NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    version text NOT NULL
+    version text NOT NULL DEFAULT ''
 );

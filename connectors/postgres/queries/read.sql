@@ -1,0 +1,52 @@
+-- name: one_snapshot
+-- All that a report reads belongs to one moment, and nothing is written.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+
+-- name: clock
+SELECT clock_timestamp()
+
+-- name: collections
+SELECT name, load_state, load_detail FROM upwell.collection
+ WHERE %(only)s::text IS NULL OR name = %(only)s
+ ORDER BY name
+
+-- name: pending
+-- Of live generations only: what fills beside them is not what is searched.
+SELECT p.collection, p.lane, count(*), min(least(p.pending_since, p.next_since))
+  FROM upwell.pending p
+  JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
+ WHERE p.collection = ANY(%(names)s::text[])
+ GROUP BY p.collection, p.lane
+
+-- name: dead_letters
+SELECT collection, count(*) FROM upwell.dead_letter
+ WHERE closed_at IS NULL AND collection = ANY(%(names)s::text[])
+ GROUP BY collection
+
+-- name: counters
+SELECT collection, name, sum(value)::bigint FROM upwell.counter
+ WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
+ GROUP BY collection, name
+
+-- name: sketches
+SELECT collection, stage, sketch FROM upwell.delay
+ WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
+
+-- name: workers
+SELECT slot, host, pid, started_at, seen_at FROM upwell.worker ORDER BY slot
+
+-- name: search
+-- The key columns are those before `chunk_no` (DESIGN 8), so no table but the function is needed.
+SELECT s.* FROM {function}(%(model)s, %(vector)s, %(k)s) AS s
+
+-- name: stale_since
+-- When the oldest change that search does not show was committed; NULL where only a load's row waits.
+SELECT waiting.key, min(waiting.since), clock_timestamp()
+  FROM (SELECT p.key, least(p.pending_since, p.next_since) AS since
+          FROM upwell.pending p
+          JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
+         WHERE p.collection = %(collection)s AND p.key = ANY(%(keys)s::text[])
+        UNION ALL
+        SELECT key, committed_at FROM upwell.dead_letter
+         WHERE closed_at IS NULL AND collection = %(collection)s AND key = ANY(%(keys)s::text[])) AS waiting
+ GROUP BY waiting.key

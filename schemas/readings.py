@@ -1,0 +1,64 @@
+"""What a report reads from the sink: all of it belongs to one moment of the sink's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionReading:
+    """A row of `upwell.collection`. `load_detail` is the first load's own state, empty if there is none."""
+
+    name: str
+    load_state: str
+    load_detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingReading:
+    """Pending rows of one lane of the live generation. `oldest`: least commit time, None if only a load's rows wait."""
+
+    collection: str
+    lane: str
+    count: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SketchReading:
+    """Delays of one minute, stage and writer, as `streams.freshness.sketches.freeze` wrote them."""
+
+    collection: str
+    stage: str
+    sketch: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReading:
+    """A row of `upwell.worker`: a worker slot, and when its process was last seen."""
+
+    slot: str
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """One snapshot. Counters and sketches are of whole minutes, from the one that `since` falls into up to `at`.
+
+    `dead_letters`: open ones by collection; `counters`: sums over writers by (collection, name).
+    """
+
+    at: datetime
+    since: datetime
+    collections: Sequence[CollectionReading] = ()
+    pending: Sequence[PendingReading] = ()
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sketches: Sequence[SketchReading] = ()
+    workers: Sequence[WorkerReading] = ()
