@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from schemas.change import TopicPartition
 from schemas.errors import KafkaUnavailable, SettingsError
 
 TIMEOUT_SECONDS: Final = 30.0
+LEADER_SECONDS: Final = 5.0
 _LOG: Final = logging.getLogger("upwell.kafka.client")
 
 _NOT_NOW: Final = frozenset(
@@ -117,6 +119,17 @@ class Kafka:
         return self._offsets(topics, OffsetSpec.earliest())
 
     def _offsets(self, topics: Collection[str], spec: OffsetSpec) -> dict[TopicPartition, int]:
+        """A topic just created has no leader for a moment, so one refusal is no answer yet."""
+        deadline = time.monotonic() + LEADER_SECONDS
+        while True:
+            try:
+                return self._offsets_now(topics, spec)
+            except KafkaUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _offsets_now(self, topics: Collection[str], spec: OffsetSpec) -> dict[TopicPartition, int]:
         asked = {
             ClientPartition(name, partition): spec
             for name, facts in self.describe(topics).items()

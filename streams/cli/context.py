@@ -38,8 +38,14 @@ def home_from(ctx: click.Context) -> Path:
 @contextlib.contextmanager
 def one_clear_line() -> Iterator[None]:
     """Turn every known error into one line on stderr and its exit code; a traceback is a bug of ours."""
+    from infra.stack.errors import StackError
+
     try:
         yield
+    except StackError as error:
+        # The last log lines of a component that did not start follow the one line.
+        click.echo(f"upwell: {error}", err=True)
+        sys.exit(error.exit_code)
     except UpwellError as error:
         click.echo(f"upwell: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)

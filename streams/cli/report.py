@@ -12,11 +12,11 @@ import click
 from rich.table import Table
 
 from streams.cli.context import one_clear_line, settings_from
-from streams.cli.table import console, duration, percent, seconds, table
+from streams.cli.table import console, duration, percent, print_whole, seconds, table
 from streams.freshness.report import CollectionReport, Delays, Report, as_json, build_report
 from streams.settings import Settings
 
-LEFT: Final[dict[str, Any]] = {"left": ("collection", "stage", "first load"), "wrap": "collection"}
+LEFT: Final = ("collection", "stage", "first load")
 LAST_HOUR: Final = timedelta(hours=1)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -70,7 +70,7 @@ def render(found: Report) -> None:
     at = f"{found.evaluated_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     screen.print(f"The last {duration(found.window_seconds)} until {at}\n")
     for each in (_delays(found), _state(found), _work(found)):
-        screen.print(each)
+        print_whole(screen, each)
     for line in _notes(found):
         screen.print(line)
 
@@ -78,7 +78,7 @@ def render(found: Report) -> None:
 def _delays(found: Report) -> Table:
     """One block a collection: the total, then its stages."""
     columns = ("changes", "p50", "p95", "p99", "max", "mean", "share")
-    made = table("Seconds from commit until searchable", "collection", "stage", *columns, **LEFT)
+    made = table("Seconds from commit until searchable", "collection", "stage", *columns, left=LEFT)
     for name, each in found.collections.items():
         made.add_row(name, "total", *_numbers(each.delay), "")
         for stage, of in each.stages.items():
@@ -96,7 +96,7 @@ def _numbers(delays: Delays) -> Iterator[str]:
 
 def _state(found: Report) -> Table:
     columns = ("pending live", "backfill", "oldest pending", "dead letters")
-    made = table("Now", "collection", "first load", *columns, **LEFT)
+    made = table("Now", "collection", "first load", *columns, left=LEFT)
     for name, each in found.collections.items():
         counts = (str(each.pending["live"]), str(each.pending["backfill"]))
         made.add_row(
@@ -114,7 +114,7 @@ def _load(each: CollectionReport) -> str:
 
 def _work(found: Report) -> Table:
     outcomes = ("applied", "unchanged", "superseded", "deleted", "other")
-    made = table("Work", "collection", *outcomes, "encoded", "kept", "copied", "saved", **LEFT)
+    made = table("Work", "collection", *outcomes, "encoded", "kept", "copied", "saved", left=LEFT)
     for name, each in found.collections.items():
         named = [each.outcomes[outcome] for outcome in outcomes[:-1]]
         numbers = [*named, each.taken_in - sum(named), *each.chunks.values()]

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH: Final = 100
+LONGEST: Final = 1000
 _UNITS: Final = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -23,9 +24,23 @@ def console() -> Console:
     return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def table(title: str | None, *columns: str, left: Collection[str], wrap: str) -> Table:
+def print_whole(screen: Console, made: Table) -> None:
+    """Print a table of numbers: where the width is short its lines run over, but no digit is cut off."""
+    needed = screen.measure(made, options=screen.options.update(max_width=LONGEST)).maximum
+    screen.width = max(screen.width, needed)
+    screen.print(made)
+
+
+def table(title: str | None, *columns: str, left: Collection[str], wrap: str = "") -> Table:
     """Columns are numbers, flush right, but for those of `left`; where the width is short, `wrap` gives way."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for column in columns:
         made.add_column(column, justify="left" if column in left else "right", no_wrap=column != wrap)
     return made

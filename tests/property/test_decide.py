@@ -31,14 +31,24 @@ def logs(draw: st.DrawFn, kinds: str = "cudrtx+b") -> list[Event]:
         text, hours = draw(st.sampled_from(["", "one", "two"])), draw(st.integers(0, 5))
         lsn += 1
         offset, offsets[partition] = offsets[partition], offsets[partition] + 1
-        where = {"offset": offset, "partition": partition}
         if kind == "b":
-            events.append(bad(key, hours=hours, **where))
+            events.append(bad(key, hours=hours, offset=offset, partition=partition))
             continue
         operation = {"c": C, "u": U, "d": D, "r": R, "t": T, "x": Operation.TOMBSTONE, "+": D}[kind]
         name = None if kind == "t" else key
         events.append(
-            event(operation, name, text, lsn=lsn, last=last, tx=tx, hours=hours, moved=kind == "+", **where)
+            event(
+                operation,
+                name,
+                text,
+                lsn=lsn,
+                last=last,
+                tx=tx,
+                hours=hours,
+                moved=kind == "+",
+                offset=offset,
+                partition=partition,
+            )
         )
         if draw(st.booleans()):
             last, tx = lsn, tx + 1

@@ -778,7 +778,7 @@ class Simulation(RuleBasedStateMachine):
                 if missing
                 else {}
             )
-            self.claimed[who].append((one, embed_write(one, vectors)))  # type: ignore[arg-type]
+            self.claimed[who].append((one, embed_write(one, vectors)))
 
     @rule(who=st.integers(0, 1), crash=st.sampled_from(["", "", "", "before commit", "after commit"]))
     def write(self, who: int, crash: str) -> None:

@@ -168,6 +168,17 @@ def test_without_a_terminal_it_is_plain_text_of_a_hundred_columns(
         assert row in " ".join(text.split()), row
 
 
+def test_a_narrow_terminal_cuts_no_digit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    many = {**READINGS.counters, ("content", "chunks_encoded"): 1_234_567_890}
+    render(build_report(replace(READINGS, counters=many)))
+    text = capsys.readouterr().out
+    assert "1234567890" in text
+    assert "…" not in text
+
+
 def test_an_empty_sink_can_be_rendered(capsys: pytest.CaptureFixture[str]) -> None:
     render(build_report(Readings(AT, AT - timedelta(minutes=5))))
     assert "No worker has ever run." in capsys.readouterr().out

@@ -1,0 +1,37 @@
+# Everything a newcomer needs; `make help` lists it.
+.DEFAULT_GOAL := help
+UPWELL := .venv/bin/upwell
+PYTEST := .venv/bin/pytest
+
+.PHONY: help setup demo up down test unit check lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv from the hashed lock; quick when nothing changed
+	@./infra/bootstrap.sh
+
+demo: setup ## The whole line on real components: live changes, searches before and after, a report
+	@$(UPWELL) demo
+
+up: setup ## Start stack, capture and a worker in the background; again: restart what died
+	@$(UPWELL) up
+
+down: setup ## Stop what `make up` started; what was stored stays
+	@$(UPWELL) down
+
+test: check ## Every rung of the tests but benchmarks, on the real components
+	@$(PYTEST) -m "not benchmark" tests
+
+unit: setup ## Unit and property tests: no stack, a minute
+	@$(PYTEST) tests/unit tests/property
+
+check: setup ## ruff, mypy strict, import-linter
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet . || (.venv/bin/ruff format --check . ; exit 1)
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-timing 2>/dev/null || .venv/bin/lint-imports
+
+lock: setup ## Resolve the Python lock anew (maintainers)
+	@.venv/.uv/bin/uv pip compile pyproject.toml --extra stack --extra dev --generate-hashes --universal \
+	    --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --quiet -o infra/requirements.lock

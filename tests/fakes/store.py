@@ -1,0 +1,434 @@
+"""The sink in memory: the same promises as `connectors.postgres.store`, held to them by `tests/contracts`.
+
+One lock stands for every transaction, so what Postgres guards against between transactions cannot happen here; what a
+single transaction must do is all here. The clock is injected; `refuse` makes the next call fail, before or after it
+has been committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from schemas.change import TopicPartition, Undecodable, Version
+from schemas.errors import Conflict, MigrationNeeded, PositionConflict
+from schemas.sink import (
+    Claim,
+    EmbedWrite,
+    Fence,
+    GenerationInfo,
+    IntakePlan,
+    IntakeRequest,
+    IntakeView,
+    Lane,
+    RecordState,
+    RecordWrite,
+    WriteOutcome,
+)
+
+Place = tuple[str, datetime, str]
+PendingKey = tuple[str, int, str]
+
+
+@dataclass
+class Pending:
+    """One row of `upwell.pending`."""
+
+    version: Version
+    lane: Lane
+    pending_since: datetime | None
+    changes: int
+    taken_in_at: datetime
+    available_at: datetime
+    next_since: datetime | None = None
+    next_changes: int = 0
+    token: str | None = None
+    slot: str | None = None
+    lease_until: datetime | None = None
+    attempts: int = 0
+    last_error: str | None = None
+
+    def fold(self) -> None:
+        """What came after a claim that wrote nothing waits together with what was claimed."""
+        self.pending_since = least(self.pending_since, self.next_since)
+        self.changes += self.next_changes
+        self.next_since, self.next_changes = None, 0
+
+    def free(self) -> None:
+        """No lease."""
+        self.token = self.slot = self.lease_until = None
+
+
+@dataclass
+class Letter:
+    """One row of `upwell.dead_letter`; `generation` is None for those of intake."""
+
+    collection: str
+    stage: str
+    version: Version
+    key: str | None
+    error_class: str
+    committed_at: datetime | None
+    generation: int | None = None
+    letter: Undecodable | None = None
+    closed_by: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """One row of `upwell.embedding_C_gN`."""
+
+    hash: bytes
+    text: str
+    vector: tuple[float, ...]
+
+
+@dataclass
+class FakeStore:
+    """Implements `WorkerStore` of streams/ports.py. Its state may be looked at and changed by tests."""
+
+    generation_infos: list[GenerationInfo]
+    threshold_seconds: float = 30.0
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    stored_positions: dict[TopicPartition, int] = field(default_factory=dict)
+    records: dict[str, dict[str, RecordState]] = field(default_factory=dict)
+    fences: dict[str, Fence] = field(default_factory=dict)
+    pending: dict[PendingKey, Pending] = field(default_factory=dict)
+    embeddings: dict[tuple[str, int], dict[str, dict[int, StoredChunk]]] = field(default_factory=dict)
+    dead_letters: list[Letter] = field(default_factory=list)
+    audit: list[dict[str, Any]] = field(default_factory=list)
+    repairs: dict[tuple[str, str], tuple[Version, bool]] = field(default_factory=dict)
+    counters: dict[Place, int] = field(default_factory=dict)
+    sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
+    closed: bool = False
+    _refusals: list[tuple[Exception, bool]] = field(default_factory=list)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def refuse(self, error: Exception, *, after_commit: bool = False) -> None:
+        """The next transaction raises `error`; `after_commit`: its work is done all the same, the answer is lost."""
+        self._refusals.append((error, after_commit))
+
+    def signal_repairs(self) -> None:
+        """All wanted re-reads have been asked for at the source."""
+        self.repairs = {key: (version, True) for key, (version, _) in self.repairs.items()}
+
+    def _refusal(self, *, after_commit: bool) -> None:
+        if self._refusals and self._refusals[0][1] is after_commit:
+            raise self._refusals.pop(0)[0]
+
+    def _generations(self, collection: str, *states: str) -> list[int]:
+        found = [each for each in self.generation_infos if each.collection == collection]
+        if not found:
+            raise MigrationNeeded(f"collection {collection} is not in the sink: run `upwell migrate`")
+        return [each.number for each in found if not states or each.state in states]
+
+    # -- intake
+
+    async def positions(self, topics: Collection[str]) -> Mapping[TopicPartition, int]:
+        self._refusal(after_commit=False)
+        return {at: offset for at, offset in self.stored_positions.items() if at.topic in topics}
+
+    async def intake(
+        self, request: IntakeRequest, decide: Callable[[IntakeView], IntakePlan]
+    ) -> tuple[IntakePlan, datetime]:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            self._generations(request.collection)
+            self._check_positions(request)
+            plan = decide(self._view(request))
+            self._check_versions(request.collection, plan)
+            now = self.clock()
+            self._apply(request.collection, plan, now)
+            self._refusal(after_commit=True)
+            return plan, now
+
+    def _check_positions(self, request: IntakeRequest) -> None:
+        for at, expected in request.positions.items():
+            if self.stored_positions.get(at) != expected:
+                raise PositionConflict(f"{at}: the sink is at {self.stored_positions.get(at)}, not {expected}")
+
+    def _view(self, request: IntakeRequest) -> IntakeView:
+        stored = self.records.get(request.collection, {})
+        found = {
+            key: stored[key] if key in request.with_rows else replace(stored[key], row=None)
+            for key in request.keys
+            if key in stored
+        }
+        repairs = frozenset(
+            key
+            for key, state in found.items()
+            if self.repairs.get((request.collection, key)) == (state.version, True)
+        )
+        return IntakeView(self.fences.get(request.collection), found, repairs)
+
+    def _check_versions(self, collection: str, plan: IntakePlan) -> None:
+        stored = self.records.get(collection, {})
+        for write in plan.writes:
+            old = stored.get(write.key)
+            gone = old is not None and plan.fence is not None and is_below(plan.fence, old)
+            if old is not None and not gone and old.version >= write.state.version:
+                raise Conflict(f"{collection}: a record has a newer version than was read")
+
+    def _apply(self, collection: str, plan: IntakePlan, now: datetime) -> None:
+        if plan.fence is not None:
+            self._truncate(collection, plan.fence)
+            self._audit(collection, "truncated", None, lsn=plan.fence.lsn)
+        records = self.records.setdefault(collection, {})
+        for write in plan.writes:
+            records[write.key] = write.state
+            if write.embed == "remove":
+                self._remove(collection, write.key)
+            elif write.embed == "pending":
+                self._make_pending(collection, write, now)
+            self._close_dead_letters(collection, write)
+            if write.outcome.value != "unchanged":
+                self._audit(collection, write.outcome.value, write.key, version=write.state.version)
+        for letter in plan.dead_letters:
+            self._bury(collection, letter)
+        for each in plan.ranges:
+            self._audit(collection, each.outcome.value, None, first=each.first, last=each.last, count=each.count)
+        self.stored_positions.update(plan.positions)
+        for key in plan.repairs_done:
+            self.repairs.pop((collection, key), None)
+        for key in plan.repairs_wanted:
+            if key in records and not records[key].deleted:
+                self.repairs[collection, key] = (records[key].version, False)
+
+    def _truncate(self, collection: str, fence: Fence) -> None:
+        self.fences[collection] = fence
+        records = self.records.setdefault(collection, {})
+        for key in [key for key, state in records.items() if is_below(fence, state)]:
+            del records[key]
+            self._remove(collection, key)
+            for letter in self.dead_letters:
+                if letter.stage == "embed" and (letter.collection, letter.key) == (collection, key):
+                    letter.closed_by = letter.closed_by or "superseded"
+
+    def _remove(self, collection: str, key: str) -> None:
+        for number in self._generations(collection):
+            self.pending.pop((collection, number, key), None)
+            self.embeddings.get((collection, number), {}).pop(key, None)
+
+    def _make_pending(self, collection: str, write: RecordWrite, now: datetime) -> None:
+        changes = write.changes if write.committed_since is not None else 0
+        for number in self._generations(collection, "live", "filling"):
+            row = self.pending.get((collection, number, write.key))
+            if row is None:
+                self.pending[collection, number, write.key] = Pending(
+                    write.state.version, write.lane, write.committed_since, changes, now, now
+                )
+                continue
+            row.version, row.available_at, row.attempts, row.last_error = write.state.version, now, 0, None
+            row.lane = Lane.LIVE if Lane.LIVE in (row.lane, write.lane) else Lane.BACKFILL
+            if row.token is None:
+                row.pending_since = least(row.pending_since, write.committed_since)
+                row.changes += changes
+            else:
+                row.next_since = least(row.next_since, write.committed_since)
+                row.next_changes += changes
+
+    def _close_dead_letters(self, collection: str, write: RecordWrite) -> None:
+        """One of the embed stage stays open while the text is still what could not be embedded."""
+        for letter in self.dead_letters:
+            mine = (letter.collection, letter.key) == (collection, write.key) and letter.closed_by is None
+            kept = letter.stage == "embed" and write.embed == "keep"
+            if mine and not kept and letter.version < write.state.version:
+                letter.closed_by, letter.letter = "superseded", None
+
+    def _bury(self, collection: str, letter: Undecodable) -> None:
+        self.dead_letters.append(
+            Letter(
+                collection,
+                "intake",
+                letter.version,
+                letter.key,
+                letter.error_class,
+                letter.committed_at,
+                letter=letter,
+            )
+        )
+        self._audit(collection, "dead_letter", letter.key, version=letter.version)
+
+    def _audit(self, collection: str, action: str, key: str | None, **detail: Any) -> None:
+        self.audit.append({"collection": collection, "action": action, "key": key, **detail})
+
+    # -- embed
+
+    async def claim(
+        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+    ) -> Sequence[Claim]:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            now = self.clock()
+            lanes = {lane: self._claimable(collections, lane, now) for lane in Lane}
+            reserved = min(len(lanes[Lane.BACKFILL]), math.floor(limit * backfill_share + random.random()), limit)
+            live = lanes[Lane.LIVE][: limit - reserved]
+            chosen = live + lanes[Lane.BACKFILL][: limit - len(live)]
+            claims = [self._claim(key, slot, now, lease_seconds) for key in chosen]
+            return [claim for claim in claims if claim is not None]
+
+    def _claimable(self, collections: Collection[str], lane: Lane, now: datetime) -> list[PendingKey]:
+        free = [
+            (row.pending_since or row.taken_in_at, key)
+            for key, row in self.pending.items()
+            if row.lane is lane
+            and key[0] in collections
+            and row.available_at <= now
+            and (row.token is None or (row.lease_until is not None and row.lease_until < now))
+        ]
+        return [key for _, key in sorted(free)]
+
+    def _claim(self, at: PendingKey, slot: str, now: datetime, lease_seconds: float) -> Claim | None:
+        collection, generation, key = at
+        state = self.records.get(collection, {}).get(key)
+        if state is None or state.deleted:
+            del self.pending[at]
+            return None
+        row = self.pending[at]
+        row.fold()
+        row.token, row.slot = str(uuid.uuid4()), slot
+        row.lease_until = now + timedelta(seconds=lease_seconds)
+        return Claim(
+            collection,
+            generation,
+            key,
+            row.version,
+            row.token,
+            row.lane,
+            state.row or {},
+            row.attempts,
+            row.pending_since,
+            row.taken_in_at,
+            now,
+            row.changes,
+        )
+
+    async def known_hashes(
+        self, collection: str, generation: int, hashes: Collection[bytes]
+    ) -> frozenset[bytes]:
+        return frozenset(self._vectors(collection, generation)) & frozenset(hashes)
+
+    async def own_hashes(
+        self, collection: str, generation: int, keys: Collection[str]
+    ) -> Mapping[str, frozenset[bytes]]:
+        stored = self.embeddings.get((collection, generation), {})
+        return {key: frozenset(c.hash for c in stored[key].values()) for key in keys if stored.get(key)}
+
+    def _vectors(self, collection: str, generation: int) -> dict[bytes, tuple[float, ...]]:
+        stored = self.embeddings.get((collection, generation), {})
+        return {chunk.hash: chunk.vector for chunks in stored.values() for chunk in chunks.values()}
+
+    async def write(self, writes: Sequence[EmbedWrite]) -> tuple[Sequence[WriteOutcome], datetime]:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            claim = writes[0].claim
+            vectors = self._vectors(claim.collection, claim.generation)
+            outcomes = [self._write(write, vectors) for write in writes]
+            self._refusal(after_commit=True)
+            return outcomes, self.clock()
+
+    def _held(self, claim: Claim) -> Pending | None:
+        """The pending row, if the lease holds and the record lives."""
+        row = self.pending.get((claim.collection, claim.generation, claim.key))
+        state = self.records.get(claim.collection, {}).get(claim.key)
+        alive = state is not None and not state.deleted
+        return row if row is not None and alive and row.token == claim.token else None
+
+    def _write(self, write: EmbedWrite, vectors: Mapping[bytes, tuple[float, ...]]) -> WriteOutcome:
+        claim, row = write.claim, self._held(write.claim)
+        if row is None:
+            return WriteOutcome.DISCARDED
+        if any(chunk.vector is None and chunk.hash not in vectors for chunk in write.chunks):
+            row.fold()
+            row.free()
+            row.available_at = self.clock()
+            return WriteOutcome.VANISHED
+        self.embeddings.setdefault((claim.collection, claim.generation), {})[claim.key] = {
+            chunk.number: StoredChunk(
+                chunk.hash,
+                chunk.text,
+                vectors[chunk.hash] if chunk.vector is None else tuple(map(float, chunk.vector)),
+            )
+            for chunk in write.chunks
+        }
+        self._audit(claim.collection, "embedded", claim.key, version=claim.version, chunks=len(write.chunks))
+        if row.version == claim.version:
+            del self.pending[claim.collection, claim.generation, claim.key]
+            return WriteOutcome.WRITTEN
+        row.pending_since, row.changes = row.next_since, row.next_changes
+        row.next_since, row.next_changes = None, 0
+        row.free()
+        return WriteOutcome.MOVED_ON
+
+    async def fail(self, claim: Claim, error: Exception, retry_seconds: float | None) -> None:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            row = self._held(claim)
+            if row is None:
+                return
+            row.fold()
+            if retry_seconds is None and row.version == claim.version:
+                del self.pending[claim.collection, claim.generation, claim.key]
+                self.dead_letters.append(
+                    Letter(
+                        claim.collection,
+                        "embed",
+                        claim.version,
+                        claim.key,
+                        type(error).__name__,
+                        row.pending_since,
+                        claim.generation,
+                    )
+                )
+                self._audit(claim.collection, "dead_letter", claim.key, version=claim.version)
+                return
+            row.free()
+            row.attempts += retry_seconds is not None
+            row.last_error = str(error)
+            row.available_at = self.clock() + timedelta(seconds=retry_seconds or 0.0)
+
+    async def release(self, slot: str) -> int:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            held = [row for row in self.pending.values() if row.slot == slot and row.token is not None]
+            for row in held:
+                row.fold()
+                row.free()
+            return len(held)
+
+    async def generations(self) -> Sequence[GenerationInfo]:
+        return [each for each in self.generation_infos if each.state in {"live", "filling"}]
+
+    async def flush_measures(
+        self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]
+    ) -> None:
+        self._refusal(after_commit=False)
+        for place, number in counters.items():
+            self.counters[place] = self.counters.get(place, 0) + number
+        self.sketches.update(sketches)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def least(*times: datetime | None) -> datetime | None:
+    """As SQL's `least`: null only if all are."""
+    return min((time for time in times if time is not None), default=None)
+
+
+def is_below(fence: Fence, state: RecordState) -> bool:
+    """Whether a truncate removed the record."""
+    if state.version.lineage != fence.lineage:
+        return state.version.lineage < fence.lineage
+    return state.fence_lsn is None or state.fence_lsn < fence.lsn
+
+
+def open_letters(letters: Iterable[Letter]) -> list[Letter]:
+    """Those that are neither superseded, replayed nor waived."""
+    return [letter for letter in letters if letter.closed_by is None]
