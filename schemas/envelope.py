@@ -71,7 +71,7 @@ class Decoder:
         types: Mapping[str, Any] | None = None,
     ) -> None:
         """`types`: the Avro schema expected of a column, if known. Raises ValueError for a bad template."""
-        self._collection = collection
+        self.collection = collection
         self._spec = spec
         self._key_columns = tuple(key_columns)
         self._lineage = lineage
@@ -170,7 +170,7 @@ class Decoder:
             reader = key_reader(self._schema(schema_id))
             if set(reader.columns) != set(self._key_columns):
                 raise IncompatibleSchema(
-                    f"the key of collection {self._collection!r} is no longer "
+                    f"the key of collection {self.collection!r} is no longer "
                     f"{', '.join(self._key_columns)} in schema id {schema_id}"
                 )
             self._keys[schema_id] = reader
@@ -252,14 +252,14 @@ class Decoder:
     def _check_compatible(self, schema_id: int) -> None:
         """Once per schema id, and again while it is not: a restart with another spec is what mends it."""
         if schema_id not in self._compatible:
-            check_compatible(self._schema(schema_id), self._needs, self._collection, schema_id)
+            check_compatible(self._schema(schema_id), self._needs, self.collection, schema_id)
             self._compatible.add(schema_id)
 
     def _rendered(self, change: Change) -> Change:
         """Raises TemplateError, DocumentTooLarge, UnresolvedPlaceholder if the text holds the placeholder."""
         text = self._template.render(change.row or {})
         if self._placeholder.is_within(text):
-            raise UnresolvedPlaceholder(f"the text of collection {self._collection!r} holds the placeholder")
+            raise UnresolvedPlaceholder(f"the text of collection {self.collection!r} holds the placeholder")
         size, limit = len(text.encode()), self._spec.max_document_bytes
         if size > limit:
             raise DocumentTooLarge(f"the document has {size} bytes, max_document_bytes is {limit}")
@@ -267,7 +267,7 @@ class Decoder:
 
     def _unresolved(self, column: str) -> str:
         return (
-            f"column {column!r} of collection {self._collection!r} is unavailable and not stored: "
+            f"column {column!r} of collection {self.collection!r} is unavailable and not stored: "
             f"set REPLICA IDENTITY FULL on {self._spec.table}"
         )
 

@@ -29,7 +29,7 @@ class PendingReading:
 
 @dataclass(frozen=True, slots=True)
 class SketchReading:
-    """Delays of one minute, stage and writer, as `streams.freshness.sketches.freeze` wrote them."""
+    """Delays of one stage over some minutes, in the form of `streams.freshness.sketches.freeze`."""
 
     collection: str
     stage: str

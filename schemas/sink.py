@@ -80,8 +80,9 @@ class RecordWrite:
     """The newest accepted change of a key in a batch. `deleted` makes a marker.
 
     `embed` says what becomes of the vectors: "remove" (marker or empty text), "pending" (the text changed) or
-    "keep". `outcome` is applied, unchanged (the text is; audited as a range) or deleted. `committed_since` is the least commit time of the streamed changes that this write folds together, None
-    if all are snapshot rows; `changes` their number, at least 1.
+    "keep". `outcome` is applied, unchanged (the text is; audited as a range) or deleted. `committed_since` is the least
+    commit time of the streamed changes that this write folds together, None if all are snapshot rows; `changes` their
+    number, at least 1.
     """
 
     key: str

@@ -62,18 +62,21 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
     registry = Registry(settings.registry.url)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
-        keys = await store.key_columns()
+        decoders = _decoders(settings, topics, await store.key_columns(), secret)
         generations = live_generations(settings, await store.generations())
         wakes: list[Callable[[], None]] = []
+
+        def intakes(needs: IntakeNeeds) -> Mapping[str, Intake]:
+            wakes.append(needs.wake)
+            return _intakes(settings, decoders, store, registry, needs)
+
         parts = Parts(
             settings=settings,
             slot=slot,
             store=store,
             load_encoder=load,
             make_recipes=lambda encoder: recipes(settings, generations, encoder),
-            make_intakes=lambda needs: _intakes(
-                settings, topics, keys, secret, store, registry, needs, wakes
-            ),
+            make_intakes=intakes,
             dimensions={(each.collection, each.number): each.dimension for each in generations},
             services=(_listening(settings, wakes), store.keep_house),
         )
@@ -161,24 +164,28 @@ def recipes(
     return made
 
 
-def _intakes(
-    settings: Settings,
-    topics: Mapping[str, tuple[str, int]],
-    keys: Mapping[str, Sequence[str]],
-    secret: str,
-    store: PostgresStore,
-    registry: Registry,
-    needs: IntakeNeeds,
-    wakes: list[Callable[[], None]],
-) -> Mapping[str, Intake]:
-    wakes.append(needs.wake)
+def _decoders(
+    settings: Settings, topics: Mapping[str, tuple[str, int]], keys: Mapping[str, Sequence[str]], secret: str
+) -> Mapping[str, Decoder]:
+    """A decoder for each topic. `secret` is the placeholder of unchanged TOASTed values."""
     made = {}
     for topic, (name, lineage) in topics.items():
         if name not in keys:
             raise SettingsError(f"collection {name} is not in the sink: run `upwell migrate` first")
-        decoder = Decoder(name, settings.collections[name], keys[name], lineage, secret)
-        made[topic] = Intake(
-            name,
+        made[topic] = Decoder(name, settings.collections[name], keys[name], lineage, secret)
+    return made
+
+
+def _intakes(
+    settings: Settings,
+    decoders: Mapping[str, Decoder],
+    store: PostgresStore,
+    registry: Registry,
+    needs: IntakeNeeds,
+) -> Mapping[str, Intake]:
+    return {
+        topic: Intake(
+            decoder.collection,
             decoder,
             store,
             registry,
@@ -188,4 +195,5 @@ def _intakes(
             should_stop=needs.should_stop,
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
         )
-    return made
+        for topic, decoder in decoders.items()
+    }

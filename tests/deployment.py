@@ -117,7 +117,7 @@ class Deployment:
             database = f"{name}_{variable.split('_')[1].lower()}"
             with psycopg.connect(admin, autocommit=True) as connection:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-            variables[variable] = make_conninfo(**{**conninfo_to_dict(admin), "dbname": database})
+            variables[variable] = make_conninfo(admin, dbname=database)
         (directory / "upwell.toml").write_text(spec.format(name=name))
         home = directory / ".upwell"
         home.mkdir(exist_ok=True)
@@ -143,7 +143,9 @@ class Deployment:
     def sink(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.sink_dsn, autocommit=True)
 
-    def upwell(self, *arguments: str, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def upwell(
+        self, *arguments: str, check: bool = True, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command and return it; with `check`, a non-zero exit fails the test with its output."""
         done = subprocess.run(
             [sys.executable, "-m", "streams.cli", *arguments],
@@ -155,7 +157,9 @@ class Deployment:
             check=False,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"upwell {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(
+                f"upwell {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def report(self) -> dict[str, Any]:
@@ -163,7 +167,12 @@ class Deployment:
         return dict(json.loads(self.upwell("report", "--json").stdout))
 
     def start_worker(
-        self, slot: str = "w1", *, module: str = "streams.cli", arguments: tuple[str, ...] = ("worker",), **variables: str
+        self,
+        slot: str = "w1",
+        *,
+        module: str = "streams.cli",
+        arguments: tuple[str, ...] = ("worker",),
+        **variables: str,
     ) -> WorkerProcess:
         """A worker process; `tests.fake_worker` as module has a fake model and starts in two seconds."""
         log = self.directory / f"worker-{slot}-{len(self.workers)}.log"
@@ -191,7 +200,9 @@ class Deployment:
                 worker.kill()
         requests.delete(f"{self.environment['UPWELL_CONNECT_URL']}/connectors/upwell-{self.name}", timeout=30)
         for variable in ("UPWELL_SOURCE_DSN", "UPWELL_SINK_DSN"):
-            _drop_database(self.stack.variables[variable], conninfo_to_dict(self.environment[variable])["dbname"])
+            _drop_database(
+                self.stack.variables[variable], conninfo_to_dict(self.environment[variable])["dbname"]
+            )
 
 
 def _drop_database(admin: str, database: Any) -> None:
@@ -200,7 +211,8 @@ def _drop_database(admin: str, database: Any) -> None:
 
         def dropped() -> bool:
             connection.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s AND NOT active",
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                "WHERE database = %s AND NOT active",
                 (database,),
             )
             try:

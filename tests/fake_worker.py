@@ -18,10 +18,15 @@ from streams.app import run_worker
 from streams.cli.context import one_clear_line
 from streams.settings import load
 from tests.fakes.encoder import FakeEncoder
+from tests.fixtures.model import tokenizer_json
 
 
 class SlowEncoder(FakeEncoder):
-    """FakeEncoder that takes its time in real seconds."""
+    """FakeEncoder that takes its time in real seconds, and counts tokens as the real model does."""
+
+    @property
+    def tokenizer_json(self) -> str:
+        return tokenizer_json().read_text()
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         time.sleep(float(os.environ.get("FAKE_SECONDS_PER_TEXT", "0")) * len(texts))
@@ -34,4 +39,4 @@ class SlowEncoder(FakeEncoder):
 if __name__ == "__main__":
     with one_clear_line():
         logs.set_up()
-        run_worker(load(), load_encoder=lambda: SlowEncoder(dimension=384))
+        run_worker(load(), load_encoder=lambda: SlowEncoder(dimension=384, max_tokens=254))

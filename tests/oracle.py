@@ -53,7 +53,7 @@ def squeezed(text: str) -> str:
 
 def _rows(dsn: str, query: str) -> list[dict[str, Any]]:
     with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[call-overload,no-any-return]
+        return connection.execute(query).fetchall()
 
 
 def compare(source_dsn: str, sink_dsn: str, collection: str, encode: Encode | None = None) -> Difference:
@@ -61,10 +61,14 @@ def compare(source_dsn: str, sink_dsn: str, collection: str, encode: Encode | No
     table, text_of, metadata = TEXTS[collection]
     source = {row["id"]: row for row in _rows(source_dsn, f"SELECT * FROM {table}")}
     chunks: dict[int, list[dict[str, Any]]] = {}
-    for row in _rows(sink_dsn, f"SELECT *, embedding::text AS vector FROM upwell.{collection} ORDER BY id, chunk_no"):
+    for row in _rows(
+        sink_dsn, f"SELECT *, embedding::text AS vector FROM upwell.{collection} ORDER BY id, chunk_no"
+    ):
         chunks.setdefault(row["id"], []).append(row)
     found = Difference()
-    found.missing = [str(key) for key in sorted(source.keys() - chunks.keys()) if squeezed(text_of(source[key]))]
+    found.missing = [
+        str(key) for key in sorted(source.keys() - chunks.keys()) if squeezed(text_of(source[key]))
+    ]
     found.extra = [str(key) for key in sorted(chunks.keys() - source.keys())]
     for key in sorted(source.keys() & chunks.keys()):
         _compare_row(found, source[key], chunks[key], text_of(source[key]), metadata)

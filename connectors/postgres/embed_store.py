@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from connectors.postgres.intake_writes import storable
 from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
@@ -58,7 +59,12 @@ class EmbedTransactions:
                 found[collection, key] = document
             for row in mine:
                 if (collection, row[2]) not in found:
-                    gone = {"collection": collection, "generation": row[1], "keys": [row[2]], "tokens": [row[5]]}
+                    gone = {
+                        "collection": collection,
+                        "generation": row[1],
+                        "keys": [row[2]],
+                        "tokens": [row[5]],
+                    }
                     await connection.execute(SQL["drop_pending"], gone)
         return found
 
@@ -89,7 +95,7 @@ class EmbedTransactions:
                 return await _write(connection, writes)
 
     async def fail(self, claim: Claim, error: Exception, retry_seconds: float | None) -> None:
-        """Give a claim back: retried alone after `retry_seconds`, or None: dead-lettered if its text is still wanted."""
+        """Give a claim back: retried alone after `retry_seconds`; None: dead-lettered if its text is still wanted."""
         at = {
             "collection": claim.collection,
             "generation": claim.generation,
@@ -98,7 +104,7 @@ class EmbedTransactions:
             "lineage": claim.version.lineage,
             "offset": claim.version.offset,
             "error_class": type(error).__name__,
-            "error": " ".join(str(error).split())[:2000],
+            "error": storable(" ".join(str(error).split()))[:2000],
         }
         mine = {**at, "keys": [claim.key], "tokens": [claim.token]}
         with sink_errors():
@@ -227,7 +233,9 @@ async def _store(
     embedding = embedding_table(at["collection"], at["generation"])
     counts = [len(write.chunks) for write in writes]
     keys = [write.claim.key for write in writes]
-    await connection.execute(SQL.filled("cut_embeddings", embedding=embedding), {"keys": keys, "counts": counts})
+    await connection.execute(
+        SQL.filled("cut_embeddings", embedding=embedding), {"keys": keys, "counts": counts}
+    )
     chunks = [(write.claim.key, chunk) for write in writes for chunk in write.chunks]
     await connection.execute(
         SQL.filled("upsert_embeddings", embedding=embedding),

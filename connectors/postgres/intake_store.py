@@ -146,7 +146,9 @@ async def _write(
         raise Conflict(f"{collection}: a record was written by somebody else meanwhile")
     for cursor, wanted in moved:
         if cursor.rowcount != wanted:
-            raise PositionConflict(f"{collection}: a position was moved by another owner; a restart begins at the sink's")
+            raise PositionConflict(
+                f"{collection}: a position was moved by another owner; a restart begins at the sink's"
+            )
     row = await clock.fetchone()
     assert row is not None
     return row[0]  # type: ignore[no-any-return]
@@ -164,7 +166,9 @@ async def _positions(
     return moved
 
 
-async def _remove_fenced(connection: Connection, collection: str, fence: Fence, generations: Sequence[int]) -> None:
+async def _remove_fenced(
+    connection: Connection, collection: str, fence: Fence, generations: Sequence[int]
+) -> None:
     """Under the exclusive lock: nobody reads "no fence" and writes afterwards (H7)."""
     at = {"collection": collection, "lineage": fence.lineage, "lsn": fence.lsn}
     await connection.execute(SQL.filled("set_fence"), at)

@@ -13,6 +13,11 @@ from schemas.sink import IntakePlan, IntakeRequest, RecordWrite
 Parameters = dict[str, Any]
 
 
+def storable(text: str) -> str:
+    """Text that Postgres takes: without NUL and lone surrogates."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def record_arrays(writes: Sequence[RecordWrite]) -> Parameters:
     """Columns of `upsert_records`."""
     states = [write.state for write in writes]
@@ -46,11 +51,12 @@ def pending_arrays(writes: Sequence[RecordWrite], generations: Sequence[int]) ->
 
 
 def version_arrays(writes: Sequence[RecordWrite]) -> Parameters:
-    """Key and version of each write."""
+    """Key and version of each write, and whether its text is the one that was there."""
     return {
         "keys": [write.key for write in writes],
         "lineages": [write.state.version.lineage for write in writes],
         "offsets": [write.state.version.offset for write in writes],
+        "kept": [write.embed == "keep" for write in writes],
     }
 
 
@@ -69,7 +75,7 @@ def dead_letter_arrays(letters: Sequence[Undecodable]) -> Parameters:
             for letter in letters
         ],
         "classes": [letter.error_class for letter in letters],
-        "errors": [letter.error for letter in letters],
+        "errors": [storable(letter.error) for letter in letters],
         "committed": [letter.committed_at for letter in letters],
     }
 

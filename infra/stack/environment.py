@@ -66,7 +66,9 @@ def choose_ports(home: Path, wanted: Mapping[str, int] | None = None) -> dict[st
 def check_free(name: str, port: int) -> None:
     """Raise PortTaken if somebody else listens there."""
     if not is_free(port):
-        raise PortTaken(f"port {port} for {name} is in use by another process: stop it, or use another UPWELL_HOME")
+        raise PortTaken(
+            f"port {port} for {name} is in use by another process: stop it, or use another UPWELL_HOME"
+        )
 
 
 def write_secrets(home: Path) -> Path:

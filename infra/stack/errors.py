@@ -1,11 +1,11 @@
 """What keeps the local stack from running, one clear line each.
 
-    StackError
-     |- Unsupported       this machine: no Java or Postgres wheel for it
-     |- WrongHash         a downloaded file is not the one in the lock
-     |- DownloadFailed    a file cannot be had from the registry
-     |- PortTaken         a wanted port is in use
-     `- StartFailed       a component did not become ready; its last log lines are in the message
+StackError
+ |- Unsupported       this machine: no Java or Postgres wheel for it
+ |- WrongHash         a downloaded file is not the one in the lock
+ |- DownloadFailed    a file cannot be had from the registry
+ |- PortTaken         a wanted port is in use
+ `- StartFailed       a component did not become ready; its last log lines are in the message
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(progress: Progress, jars: Iterable[Jar] | None = None, cache: Path | None = None) -> dict[str, list[Path]]:
+def fetch(
+    progress: Progress, jars: Iterable[Jar] | None = None, cache: Path | None = None
+) -> dict[str, list[Path]]:
     """Every jar of the lock in the cache, verified; paths by tree. Raises WrongHash, DownloadFailed."""
     wanted, store = list(locked() if jars is None else jars), (cache or cache_directory()) / "jars"
     missing = [jar for jar in wanted if not _is_verified(store, jar)]
@@ -136,13 +138,17 @@ def _fetch(context: Any, store: Path, jar: Jar) -> None:
             version = context.project(jar.group, jar.artifact).at_version(jar.version)
             version.artifact(classifier=jar.classifier or "", packaging=jar.packaging).resolve()
         except Exception as error:  # whatever jgo or the network raise
-            raise DownloadFailed(f"{jar.coordinates} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+            raise DownloadFailed(
+                f"{jar.coordinates} cannot be fetched: {str(error).splitlines()[0][:200]}"
+            ) from error
     if not path.exists():
         raise DownloadFailed(f"{jar.coordinates} cannot be fetched from the package registry")
     actual = sha256_of(path)
     if actual != jar.sha256:
         path.unlink(missing_ok=True)
-        raise WrongHash(f"{jar.coordinates}: SHA-256 is {actual}, the lock says {jar.sha256}; the file was removed")
+        raise WrongHash(
+            f"{jar.coordinates}: SHA-256 is {actual}, the lock says {jar.sha256}; the file was removed"
+        )
     facts = path.stat()
     _marker(store, jar).write_text(f"{jar.sha256} {facts.st_size} {facts.st_mtime_ns}")
 
@@ -193,9 +199,15 @@ def relock() -> str:
         lines += [_line(tree, found) for found in newest.values()]
     group, artifact, version, classifier, packaging = REGISTRY
     lines.append(
-        _line("registry", context.project(group, artifact).at_version(version).artifact(classifier, packaging))
+        _line(
+            "registry", context.project(group, artifact).at_version(version).artifact(classifier, packaging)
+        )
     )
-    return "# tree coordinates sha256; made by python -m infra.stack.jars --relock\n" + "\n".join(sorted(lines)) + "\n"
+    return (
+        "# tree coordinates sha256; made by python -m infra.stack.jars --relock\n"
+        + "\n".join(sorted(lines))
+        + "\n"
+    )
 
 
 def _line(tree: str, found: Any) -> str:

@@ -1,7 +1,7 @@
 """The keeper: one detached process that starts the components, and whose children die with it.
 
-Until all are ready it dies with its caller (the end of its standard input says so), afterwards only by SIGTERM (`down`).
-SIGUSR1 makes it start again what died. It talks to its caller in JSON lines on standard output.
+Until all are ready it dies with its caller (the end of its standard input says so), afterwards only by SIGTERM
+(`down`). SIGUSR1 makes it start again what died. It talks to its caller in JSON lines on standard output.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Keeper:
     def _write_state(self) -> None:
         pids = {name: {"pid": child.pid, "born": born(child.pid)} for name, child in self.children.items()}
         new = self.home / "stack.json.new"
-        new.write_text(json.dumps({"keeper": {"pid": os.getpid(), "born": born(os.getpid())}, "children": pids}))
+        new.write_text(
+            json.dumps({"keeper": {"pid": os.getpid(), "born": born(os.getpid())}, "children": pids})
+        )
         new.replace(self.home / "stack.json")
 
     def _check_caller(self) -> None:

@@ -20,8 +20,18 @@ from infra.stack.errors import StartFailed, Unsupported
 from infra.stack.processes import spawn, stop, tail, unprivileged
 
 START_SECONDS: Final = 60.0
-COMMON: Final = ("listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=256MB", "max_wal_size=4GB")
-LOGICAL: Final = ("wal_level=logical", "max_wal_senders=30", "max_replication_slots=30", "track_commit_timestamp=on")
+COMMON: Final = (
+    "listen_addresses=127.0.0.1",
+    "max_connections=100",
+    "shared_buffers=256MB",
+    "max_wal_size=4GB",
+)
+LOGICAL: Final = (
+    "wal_level=logical",
+    "max_wal_senders=30",
+    "max_replication_slots=30",
+    "track_commit_timestamp=on",
+)
 
 
 def programs(major: int = 18) -> Path:
@@ -41,7 +51,18 @@ def initialise(directory: Path, major: int = 18) -> None:
     if (directory / "PG_VERSION").exists():
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
-    options = ["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "-D", str(directory)]
+    options = [
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "-D",
+        str(directory),
+    ]
     done = subprocess.run(
         unprivileged([str(programs(major) / "initdb"), *options]), capture_output=True, text=True, check=False
     )

@@ -17,7 +17,8 @@ _LIBC: Final = ctypes.CDLL(None)
 
 #: Run by a child to tie itself to its parent: entering a user namespace had cleared the kernel's note.
 TIED: Final = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() != 1 and os.execv(sys.argv[1], sys.argv[1:])"
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() != 1 and os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
@@ -25,7 +26,9 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own that is killed when this thread's process ends. Main thread only."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
@@ -36,7 +39,7 @@ def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | No
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  the keeper has one thread
         )
 
 

@@ -18,7 +18,10 @@ from streams.settings import Settings, load
 LIVE_SECONDS: Final = 30.0
 VISIBLE_SECONDS: Final = 30.0
 LOAD_SECONDS: Final = 900.0
-FRESH: Final = "SELECT count(*) > 0 AND bool_and(source_committed_at >= %(since)s AND NOT is_stale) FROM upwell.{} WHERE id = %(key)s"
+FRESH: Final = (
+    "SELECT count(*) > 0 AND bool_and(source_committed_at >= %(since)s AND NOT is_stale) "
+    "FROM upwell.{} WHERE id = %(key)s"
+)
 GONE: Final = "SELECT count(*) = 0 FROM upwell.{} WHERE id = %(key)s"
 
 
@@ -101,7 +104,7 @@ def _tell_first_vector(settings: Settings, tell: Any) -> None:
     with psycopg.connect(settings.sink.dsn, autocommit=True) as sink:
         while True:
             for name in settings.collections:
-                if sink.execute(f"SELECT 1 FROM upwell.{name} LIMIT 1").fetchone():  # type: ignore[call-overload]
+                if sink.execute(f"SELECT 1 FROM upwell.{name} LIMIT 1").fetchone():
                     tell(f"first searchable vector, in {name}")
                     return
             time.sleep(0.1)
@@ -109,7 +112,7 @@ def _tell_first_vector(settings: Settings, tell: Any) -> None:
 
 def _visible(sink: psycopg.Connection[Any], table: str, key: int, kind: str, since: Any) -> bool:
     query = (GONE if kind == "delete" else FRESH).format(table)
-    row = sink.execute(query, {"key": key, "since": since}).fetchone()  # type: ignore[call-overload]
+    row = sink.execute(query, {"key": key, "since": since}).fetchone()
     return row is not None and bool(row[0])
 
 

@@ -23,7 +23,7 @@ HELD: Final = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What changed since the last drain: counters to add, and whole sketches to replace, by (collection, minute, name)."""
+    """What changed since the last drain, by (collection, minute, name): counters to add, whole sketches to replace."""
 
     counters: dict[tuple[str, datetime, str], int] = field(default_factory=dict)
     sketches: dict[tuple[str, datetime, str], dict[str, Any]] = field(default_factory=dict)

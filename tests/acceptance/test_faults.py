@@ -1,4 +1,4 @@
-"""kill -9, a load with a slow model, a delete while its text is being encoded: on real components, with a fake model."""
+"""kill -9, a load with a slow model, a delete while its text is encoded: on real components, with a fake model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fake_encode(texts: Sequence[str]) -> Any:
 
 def one(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> Any:
     """First column of the first row."""
-    row = connection.execute(query, parameters).fetchone()  # type: ignore[call-overload]
+    row = connection.execute(query, parameters).fetchone()
     return None if row is None else row[0]
 
 
@@ -89,7 +89,9 @@ def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(prepared: Dep
         source.execute("DELETE FROM shop.content WHERE id BETWEEN 5 AND 15")
         until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 150, 60, "some of it")
         worker.kill()
-        source.execute("UPDATE shop.content SET body = 'changed while it was down' WHERE id BETWEEN 20 AND 30")
+        source.execute(
+            "UPDATE shop.content SET body = 'changed while it was down' WHERE id BETWEEN 20 AND 30"
+        )
         source.execute("DELETE FROM shop.content WHERE id BETWEEN 101 AND 110")
         killed = prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
         until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 400, 60, "more of it")
@@ -110,15 +112,24 @@ def test_a_row_deleted_while_it_is_being_encoded_leaves_nothing(prepared: Deploy
     with prepared.source() as source, prepared.sink() as sink:
         source.execute(ROWS, (200, 200))
         until(
-            lambda: one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]' AND token IS NOT NULL") == 1,
+            lambda: (
+                one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]' AND token IS NOT NULL")
+                == 1
+            ),
             30,
             "the claim",
         )
         source.execute("DELETE FROM shop.content WHERE id = 200")
-        until(lambda: one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]'") == 0, 30, "the delete")
+        until(
+            lambda: one(sink, "SELECT count(*) FROM upwell.pending WHERE key = '[200]'") == 0,
+            30,
+            "the delete",
+        )
         hold.unlink()
         source.execute(ROWS, (201, 201))
-        until(lambda: one(sink, "SELECT count(*) FROM upwell.content WHERE id = 201") == 1, 30, "the next row")
+        until(
+            lambda: one(sink, "SELECT count(*) FROM upwell.content WHERE id = 201") == 1, 30, "the next row"
+        )
         assert one(sink, "SELECT count(*) FROM upwell.embedding_content_g1 WHERE key = '[200]'") == 0
         assert one(sink, "SELECT _deleted FROM upwell.record_content WHERE _key = '[200]'") is True
     assert worker.stop() == 0, worker.tail()
@@ -133,7 +144,11 @@ def test_truncate_and_reinsert(prepared: Deployment) -> None:
         with source.transaction():
             source.execute("TRUNCATE shop.content")
             source.execute(ROWS, (310, 312))
-        until(lambda: one(sink, "SELECT array_agg(id ORDER BY id) FROM upwell.content") == [310, 311, 312], 30, "three")
+        until(
+            lambda: one(sink, "SELECT array_agg(id ORDER BY id) FROM upwell.content") == [310, 311, 312],
+            30,
+            "three",
+        )
     difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
     assert not difference, difference
 
@@ -153,7 +168,9 @@ def test_shift_in_one_statement(prepared: Deployment) -> None:
             source.execute("UPDATE shop.content SET id = 2001 WHERE id = 2000")
     until(lambda: all_searchable(prepared), 60, "everything")
     until(
-        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode), 30, "the sink equal to the source"
+        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode),
+        30,
+        "the sink equal to the source",
     )
 
 

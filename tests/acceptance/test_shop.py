@@ -22,7 +22,9 @@ CONTENT = "INSERT INTO shop.content VALUES (%s, %s, %s, %s, 'en', true, 9.50, no
 
 def chunk_counters(deployment: Deployment) -> dict[str, int]:
     """Encoded, kept and copied chunks so far, once the worker has written its counters."""
-    time.sleep(1.5)  # the worker writes its counters every second; the numbers themselves are polled by callers
+    time.sleep(
+        1.5
+    )  # the worker writes its counters every second; the numbers themselves are polled by callers
     with deployment.sink() as sink:
         rows = sink.execute(
             "SELECT name, sum(value)::int FROM upwell.counter WHERE name LIKE 'chunks_%' GROUP BY name"
@@ -34,7 +36,9 @@ def quiet(deployment: Deployment) -> None:
     """Wait until nothing is pending and the counters of what was have been written."""
     with deployment.sink() as sink:
         until(
-            lambda: sink.execute("SELECT count(*) = 0 FROM upwell.pending").fetchone() == (True,), 60, "no pending row"
+            lambda: sink.execute("SELECT count(*) = 0 FROM upwell.pending").fetchone() == (True,),
+            60,
+            "no pending row",
         )
 
 
@@ -49,7 +53,9 @@ def test_the_shop_is_searchable_and_equal_to_the_source(
 
 def test_excluded_columns_reach_neither_sink_nor_topic(shop: Deployment) -> None:
     with shop.source() as source, shop.sink() as sink:
-        email = source.execute("SELECT email FROM shop.customers WHERE id = (SELECT min(id) FROM shop.customers)").fetchone()
+        email = source.execute(
+            "SELECT email FROM shop.customers WHERE id = (SELECT min(id) FROM shop.customers)"
+        ).fetchone()
         stored = sink.execute("SELECT count(*) FROM upwell.record_customers WHERE _row ? 'email'").fetchone()
         spelt = sink.execute(
             "SELECT count(*) FROM upwell.record_customers WHERE _row::text LIKE '%%' || %s || '%%'", email
@@ -92,14 +98,18 @@ def _change(
     """Commit one change and return what makes it visible."""
 
     def says(query: str, wanted: Any) -> Callable[[], bool]:
-        return lambda: sink.execute(query).fetchone() == wanted  # type: ignore[call-overload,no-any-return]
+        return lambda: sink.execute(query).fetchone() == wanted
 
     view = f"SELECT {{}} FROM upwell.content WHERE id = {key} AND chunk_no = 0"
     if kind == "insert":
-        source.execute(CONTENT, (key, f"Lantern {key}", f"A small brass lantern, number {number}.", ["light"]))
+        source.execute(
+            CONTENT, (key, f"Lantern {key}", f"A small brass lantern, number {number}.", ["light"])
+        )
         return says(view.format("chunk_text LIKE 'Lantern%'"), (True,))
     if kind == "update":
-        source.execute("UPDATE shop.content SET body = %s WHERE id = %s", (f"Now it is a kettle, {number}.", key))
+        source.execute(
+            "UPDATE shop.content SET body = %s WHERE id = %s", (f"Now it is a kettle, {number}.", key)
+        )
         return says(view.format(f"chunk_text LIKE '%%kettle, {number}.%%'").replace("%%", "%"), (True,))
     if kind == "metadata":
         source.execute("UPDATE shop.content SET price = %s WHERE id = %s", (100 + number, key))
@@ -107,7 +117,9 @@ def _change(
     if kind == "delete":
         source.execute("DELETE FROM shop.content WHERE id = %s", (key,))
         return says(f"SELECT count(*) FROM upwell.content WHERE id = {key}", (0,))
-    source.execute("UPDATE shop.customers SET notes = %s WHERE id = 1", (f"Asked for lantern oil, {number}.",))
+    source.execute(
+        "UPDATE shop.customers SET notes = %s WHERE id = 1", (f"Asked for lantern oil, {number}.",)
+    )
     query = "SELECT string_agg(chunk_text, '' ORDER BY chunk_no) LIKE '%oil, {}.' FROM upwell.customers WHERE id = 1"
     return says(query.format(number), (True,))
 
@@ -118,7 +130,10 @@ def test_metadata_alone_is_visible_and_encodes_nothing(shop: Deployment) -> None
     with shop.source() as source, shop.sink() as sink:
         source.execute("UPDATE shop.content SET price = 77.70 WHERE id = 2")
         until(
-            lambda: sink.execute("SELECT price = 77.70 FROM upwell.content WHERE id = 2 LIMIT 1").fetchone() == (True,),
+            lambda: (
+                sink.execute("SELECT price = 77.70 FROM upwell.content WHERE id = 2 LIMIT 1").fetchone()
+                == (True,)
+            ),
             20,
             "the price",
         )
@@ -129,7 +144,8 @@ def test_one_word_of_a_long_document_encodes_at_most_two_chunks(shop: Deployment
     quiet(shop)
     with shop.sink() as sink, shop.source() as source:
         row = sink.execute(
-            "SELECT id, max(chunk_no) + 1 FROM upwell.content GROUP BY id HAVING max(chunk_no) >= 20 ORDER BY id LIMIT 1"
+            "SELECT id, max(chunk_no) + 1 FROM upwell.content "
+            "GROUP BY id HAVING max(chunk_no) >= 20 ORDER BY id LIMIT 1"
         ).fetchone()
         assert row is not None
         before = chunk_counters(shop)
@@ -139,10 +155,13 @@ def test_one_word_of_a_long_document_encodes_at_most_two_chunks(shop: Deployment
         words[len(words) // 2] = "marmalade"
         source.execute("UPDATE shop.content SET body = %s WHERE id = %s", (" ".join(words), row[0]))
         until(
-            lambda: sink.execute(
-                "SELECT count(*) >= 1 FROM upwell.content WHERE id = %s AND chunk_text LIKE '%%marmalade%%'", (row[0],)
-            ).fetchone()
-            == (True,),
+            lambda: (
+                sink.execute(
+                    "SELECT count(*) >= 1 FROM upwell.content WHERE id = %s AND chunk_text LIKE '%%marmalade%%'",
+                    (row[0],),
+                ).fetchone()
+                == (True,)
+            ),
             20,
             "the new word",
         )
@@ -164,14 +183,20 @@ def test_the_same_text_in_a_thousand_rows_is_encoded_once(shop: Deployment) -> N
             (first, first + 999),
         )
         until(
-            lambda: sink.execute("SELECT count(*) FROM upwell.content WHERE id >= %s", (first,)).fetchone() == (1000,),
+            lambda: (
+                sink.execute("SELECT count(*) FROM upwell.content WHERE id >= %s", (first,)).fetchone()
+                == (1000,)
+            ),
             60,
             "a thousand rows",
         )
         after = chunk_counters(shop)
         source.execute("DELETE FROM shop.content WHERE id >= %s", (first,))
         until(
-            lambda: sink.execute("SELECT count(*) FROM upwell.content WHERE id >= %s", (first,)).fetchone() == (0,),
+            lambda: (
+                sink.execute("SELECT count(*) FROM upwell.content WHERE id >= %s", (first,)).fetchone()
+                == (0,)
+            ),
             30,
             "a thousand rows gone",
         )
@@ -183,15 +208,29 @@ def test_search_finds_what_was_just_written(shop: Deployment) -> None:
     key = next(_ids)
     with shop.source() as source, shop.sink() as sink:
         source.execute(
-            CONTENT, (key, "Repairing a cracked violin bridge", "Carve maple, fit the feet, watch the strings.", ["music"])
+            CONTENT,
+            (
+                key,
+                "Repairing a cracked violin bridge",
+                "Carve maple, fit the feet, watch the strings.",
+                ["music"],
+            ),
         )
         until(
-            lambda: sink.execute("SELECT count(*) FROM upwell.content WHERE id = %s", (key,)).fetchone() == (1,), 20, "it"
+            lambda: (
+                sink.execute("SELECT count(*) FROM upwell.content WHERE id = %s", (key,)).fetchone() == (1,)
+            ),
+            20,
+            "it",
         )
         found = shop.upwell("search", "content", "how to mend a violin", "--json").stdout
         assert str(key) in found
         source.execute("DELETE FROM shop.content WHERE id = %s", (key,))
         until(
-            lambda: sink.execute("SELECT count(*) FROM upwell.content WHERE id = %s", (key,)).fetchone() == (0,), 20, "gone"
+            lambda: (
+                sink.execute("SELECT count(*) FROM upwell.content WHERE id = %s", (key,)).fetchone() == (0,)
+            ),
+            20,
+            "gone",
         )
     assert str(key) not in shop.upwell("search", "content", "how to mend a violin", "--json").stdout

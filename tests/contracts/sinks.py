@@ -69,7 +69,8 @@ class PendingRow(NamedTuple):
 class Sink(Protocol):
     """A store under test, and a look behind it."""
 
-    store: WorkerStore
+    @property
+    def store(self) -> WorkerStore: ...
 
     async def chunks(self, key: str, number: int = 1) -> list[str]:
         """Texts of a key's chunks in order."""
@@ -115,7 +116,9 @@ class FakeSink:
         if row is None:
             return None
         claimed = row.token is not None
-        return PendingRow(row.version, row.lane.value, row.pending_since, row.next_since, claimed, row.attempts)
+        return PendingRow(
+            row.version, row.lane.value, row.pending_since, row.next_since, claimed, row.attempts
+        )
 
     async def alive(self) -> list[str]:
         records = self.store.records.get("content", {})
@@ -153,12 +156,17 @@ class PostgresSink:
 
     async def chunks(self, key: str, number: int = 1) -> list[str]:
         table = f"upwell.embedding_content_g{number}"
-        return [row[0] for row in await self.rows(f"SELECT chunk_text FROM {table} WHERE key = %s ORDER BY chunk_no", key)]
+        return [
+            row[0]
+            for row in await self.rows(
+                f"SELECT chunk_text FROM {table} WHERE key = %s ORDER BY chunk_no", key
+            )
+        ]
 
     async def pending(self, key: str, number: int = 1) -> PendingRow | None:
         found = await self.rows(
-            'SELECT lineage, "offset", lane, pending_since, next_since, token IS NOT NULL, attempts FROM upwell.pending '
-            "WHERE collection = 'content' AND generation = %s AND key = %s",
+            'SELECT lineage, "offset", lane, pending_since, next_since, token IS NOT NULL, attempts '
+            "FROM upwell.pending WHERE collection = 'content' AND generation = %s AND key = %s",
             number,
             key,
         )
@@ -175,10 +183,14 @@ class PostgresSink:
         return [(row[0], row[1]) for row in await self.rows(query)]
 
     async def actions(self) -> list[tuple[str, str | None]]:
-        return [(row[0], row[1]) for row in await self.rows("SELECT action, key FROM upwell.audit ORDER BY at")]
+        return [
+            (row[0], row[1]) for row in await self.rows("SELECT action, key FROM upwell.audit ORDER BY at")
+        ]
 
     async def expire_leases(self) -> None:
-        await self.rows("UPDATE upwell.pending SET lease_until = now() - interval '1 s' WHERE token IS NOT NULL")
+        await self.rows(
+            "UPDATE upwell.pending SET lease_until = now() - interval '1 s' WHERE token IS NOT NULL"
+        )
 
     async def restore_positions(self, at: TopicPartition, offset: int) -> None:
         await self.rows(

@@ -13,8 +13,8 @@ from schemas.errors import (
     Conflict,
     MigrationNeeded,
     PositionConflict,
-    UnusableVector,
     UnresolvedPlaceholder,
+    UnusableVector,
 )
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, Lane, OffsetRange, WriteOutcome
 from tests.contracts.sinks import Sink
@@ -152,8 +152,12 @@ async def test_vectors_move_within_a_document_and_from_another(sink: Sink) -> No
     await sink.store.write([document(first, "a", "b", "c"), document(second, "d")])
     await take_in(sink.store, change(1, 3, "moved"))
     (again,) = await claim(sink.store)
-    assert await sink.store.known_hashes("content", 1, [digest(t) for t in "abcdz"]) == {digest(t) for t in "abcd"}
-    assert await sink.store.own_hashes("content", 1, ["[1]", "[9]"]) == {"[1]": frozenset(digest(t) for t in "abc")}
+    assert await sink.store.known_hashes("content", 1, [digest(t) for t in "abcdz"]) == {
+        digest(t) for t in "abcd"
+    }
+    assert await sink.store.own_hashes("content", 1, ["[1]", "[9]"]) == {
+        "[1]": frozenset(digest(t) for t in "abc")
+    }
     outcomes, _ = await sink.store.write([document(again, "c", "a", "d", "b", kept=list("abcd"))])
     assert outcomes == [WRITTEN]
     assert await sink.chunks("[1]") == ["c", "a", "d", "b"]
@@ -310,7 +314,9 @@ async def test_nothing_is_written_when_decide_raises(sink: Sink) -> None:
 
 
 async def test_decide_sees_records_markers_and_rows_where_asked(sink: Sink) -> None:
-    await take_in(sink.store, change(1, 1, "a", lsn=10, since=when(10)), change(2, 2, "b"), change(3, 3, None))
+    await take_in(
+        sink.store, change(1, 1, "a", lsn=10, since=when(10)), change(2, 2, "b"), change(3, 3, None)
+    )
     seen: list[IntakeView] = []
 
     def look(view: IntakeView) -> IntakePlan:
@@ -441,7 +447,9 @@ async def test_a_truncate_closes_dead_letters_of_texts_that_are_gone(sink: Sink)
 
 @pytest.mark.parametrize("text", ["mended", None])
 async def test_h38_a_newer_change_closes_older_dead_letters_only(sink: Sink, text: str | None) -> None:
-    await take_in(sink.store, letters=[undecodable(1, 5), undecodable(2, 6), undecodable(None, 7), undecodable(1, 9)])
+    await take_in(
+        sink.store, letters=[undecodable(1, 5), undecodable(2, 6), undecodable(None, 7), undecodable(1, 9)]
+    )
     assert len(await sink.dead_letters()) == 4
     await take_in(sink.store, change(1, 8, text))
     assert await sink.dead_letters() == [("intake", "[2]"), ("intake", None), ("intake", "[1]")]
@@ -455,7 +463,12 @@ async def test_any_error_text_can_be_kept(sink: Sink) -> None:
 async def test_what_was_neither_applied_nor_deleted_is_audited_as_ranges(sink: Sink) -> None:
     ranges = [OffsetRange(AT, 3, 9, 7, Outcome.DUPLICATE), OffsetRange(AT, 10, 10, 1, Outcome.IGNORED)]
     await take_in(sink.store, change(1, 2, "a"), letters=[undecodable(2, 11)], ranges=ranges)
-    assert sorted(action for action, _ in await sink.actions()) == ["applied", "dead_letter", "duplicate", "ignored"]
+    assert sorted(action for action, _ in await sink.actions()) == [
+        "applied",
+        "dead_letter",
+        "duplicate",
+        "ignored",
+    ]
 
 
 async def test_measures_add_up_and_sketches_replace(sink: Sink) -> None:

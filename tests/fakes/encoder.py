@@ -61,7 +61,9 @@ class FakeEncoder:
             self._sleep(self.delay_seconds * len(texts))
         for index, text in enumerate(texts):
             if self.poison is not None and self.poison in text:
-                error = UnusableVector(f"model {self.name} makes no usable vector of text {index} of {len(texts)}")
+                error = UnusableVector(
+                    f"model {self.name} makes no usable vector of text {index} of {len(texts)}"
+                )
                 error.index = index  # type: ignore[attr-defined]
                 raise error
         self.encoded.extend(texts)

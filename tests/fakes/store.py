@@ -151,7 +151,9 @@ class FakeStore:
     def _check_positions(self, request: IntakeRequest) -> None:
         for at, expected in request.positions.items():
             if self.stored_positions.get(at) != expected:
-                raise PositionConflict(f"{at}: the sink is at {self.stored_positions.get(at)}, not {expected}")
+                raise PositionConflict(
+                    f"{at}: the sink is at {self.stored_positions.get(at)}, not {expected}"
+                )
 
     def _view(self, request: IntakeRequest) -> IntakeView:
         stored = self.records.get(request.collection, {})
@@ -182,23 +184,29 @@ class FakeStore:
         records = self.records.setdefault(collection, {})
         for write in plan.writes:
             records[write.key] = write.state
-            if write.embed == "remove":
-                self._remove(collection, write.key)
-            elif write.embed == "pending":
-                self._make_pending(collection, write, now)
-            self._close_dead_letters(collection, write)
-            if write.outcome.value != "unchanged":
-                self._audit(collection, write.outcome.value, write.key, version=write.state.version)
+            self._follow(collection, write, now)
         for letter in plan.dead_letters:
             self._bury(collection, letter)
         for each in plan.ranges:
-            self._audit(collection, each.outcome.value, None, first=each.first, last=each.last, count=each.count)
+            self._audit(
+                collection, each.outcome.value, None, first=each.first, last=each.last, count=each.count
+            )
         self.stored_positions.update(plan.positions)
         for key in plan.repairs_done:
             self.repairs.pop((collection, key), None)
         for key in plan.repairs_wanted:
             if key in records and not records[key].deleted:
                 self.repairs[collection, key] = (records[key].version, False)
+
+    def _follow(self, collection: str, write: RecordWrite, now: datetime) -> None:
+        """What a stored record entails: vectors, pending rows, dead letters, audit."""
+        if write.embed == "remove":
+            self._remove(collection, write.key)
+        elif write.embed == "pending":
+            self._make_pending(collection, write, now)
+        self._close_dead_letters(collection, write)
+        if write.outcome.value != "unchanged":
+            self._audit(collection, write.outcome.value, write.key, version=write.state.version)
 
     def _truncate(self, collection: str, fence: Fence) -> None:
         self.fences[collection] = fence
@@ -267,7 +275,9 @@ class FakeStore:
             self._refusal(after_commit=False)
             now = self.clock()
             lanes = {lane: self._claimable(collections, lane, now) for lane in Lane}
-            reserved = min(len(lanes[Lane.BACKFILL]), math.floor(limit * backfill_share + random.random()), limit)
+            reserved = min(
+                len(lanes[Lane.BACKFILL]), math.floor(limit * backfill_share + random.random()), limit
+            )
             live = lanes[Lane.LIVE][: limit - reserved]
             chosen = live + lanes[Lane.BACKFILL][: limit - len(live)]
             claims = [self._claim(key, slot, now, lease_seconds) for key in chosen]

@@ -14,7 +14,8 @@ import pytest
 
 from connectors.encoder import SentenceTransformersEncoder, TokenChunker, load_encoder
 from schemas.errors import DimensionMismatch, ModelUnavailable, SettingsError, UnusableVector
-from tests.unit.test_chunker import prose, tokenizer_json
+from tests.fixtures.model import tokenizer_json
+from tests.unit.test_chunker import prose
 
 pytestmark = pytest.mark.integration
 

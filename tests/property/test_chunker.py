@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from connectors.encoder.chunker import TokenChunker
-from tests.unit.test_chunker import LIMIT, tokenizer_json
+from tests.fixtures.model import tokenizer_json
+from tests.unit.test_chunker import LIMIT
 
 #: The tokenizer as the model uses it: with its special tokens, without truncation.
 TOKENIZER = Tokenizer.from_file(str(tokenizer_json()))

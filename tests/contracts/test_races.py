@@ -1,0 +1,216 @@
+"""What happens between transactions of the real store: locks, snapshots, deadlocks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import psycopg
+
+from connectors.postgres.store import PostgresStore
+from schemas.errors import Conflict, UnusableVector
+from schemas.sink import Claim, Fence, IntakePlan, IntakeRequest, IntakeView, RecordState
+from tests.contracts.sinks import PostgresSink
+from tests.contracts.steps import change, claim, digest, document, embed, embed_all, take_in, vector, when
+
+Result = TypeVar("Result")
+
+
+async def _waiting(sink: PostgresSink) -> None:
+    """Until some session waits for a lock."""
+    for _ in range(500):
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        if (await sink.rows(query))[0][0]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody waits for a lock")
+
+
+async def test_h14_vectors_committed_while_a_delete_waits_are_removed(postgres: PostgresSink) -> None:
+    await take_in(postgres.store, change(1, 1, "tea"))
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as embedder:
+        await embedder.execute("SELECT FROM upwell.record_content WHERE _key = '[1]' FOR UPDATE")
+        deleting = asyncio.create_task(take_in(postgres.store, change(1, 2, None)))
+        await _waiting(postgres)
+        await embedder.execute(
+            "INSERT INTO upwell.embedding_content_g1 VALUES ('[1]', 0, %s, 'tea', %s::vector, now())",
+            (digest("tea"), str(vector("tea"))),
+        )
+        await embedder.commit()
+        await deleting
+    assert await postgres.chunks("[1]") == []
+    assert await postgres.alive() == []
+
+
+async def test_h15_the_comparison_is_made_after_the_lock(postgres: PostgresSink) -> None:
+    await take_in(postgres.store, change(1, 1, "A"))
+    seen: list[RecordState] = []
+
+    def look(view: IntakeView) -> IntakePlan:
+        seen.append(view.records["[1]"])
+        return IntakePlan()
+
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
+        await other.execute("SELECT FROM upwell.record_content WHERE _key = '[1]' FOR UPDATE")
+        second = asyncio.create_task(postgres.store.intake(IntakeRequest("content", {}, ["[1]"]), look))
+        await _waiting(postgres)
+        await other.execute(
+            "UPDATE upwell.record_content SET _text_hash = %s, _offset = 2 WHERE _key = '[1]'", (digest("B"),)
+        )
+        await other.commit()
+        await second
+    assert (seen[0].text_hash, seen[0].version.offset) == (digest("B"), 2)
+
+
+async def test_h7_a_truncate_waits_for_an_upsert_that_saw_no_fence(postgres: PostgresSink) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def slow(view: IntakeView) -> IntakePlan:
+        assert view.fence is None
+        inside.set()
+        assert go.wait(20)
+        return IntakePlan(writes=[change(1, 1, "below", lsn=100)])
+
+    async def upsert() -> None:
+        store = await PostgresStore.open(postgres.dsn, writer="other")
+        await store.intake(IntakeRequest("content", {}, ["[1]"]), slow)
+        await store.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(upsert()))
+    thread.start()
+    await asyncio.to_thread(inside.wait, 20)
+    truncate = asyncio.create_task(take_in(postgres.store, fence=Fence(1, 150)))
+    await _waiting(postgres)
+    go.set()
+    await truncate
+    await asyncio.to_thread(thread.join, 20)
+    assert await postgres.alive() == []
+
+
+async def test_h19_generations_are_read_under_the_lock(postgres: PostgresSink) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as command:
+        await command.execute(
+            "SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext('content'))"
+        )
+        waiting = asyncio.create_task(take_in(postgres.store, change(1, 1, "a")))
+        await _waiting(postgres)
+        await postgres.add_generation(2)
+        await command.commit()
+        await waiting
+    assert await postgres.pending("[1]", 2) is not None
+
+
+async def test_a_write_waits_for_no_model_and_holds_no_lock_between_claim_and_write(
+    postgres: PostgresSink,
+) -> None:
+    await take_in(postgres.store, change(1, 1, "a"))
+    (claimed,) = await claim(postgres.store)
+    await asyncio.wait_for(take_in(postgres.store, change(1, 2, "b")), 5)
+    assert (await embed(postgres.store, claimed))[0].value == "moved_on"
+
+
+async def test_a_claim_waits_for_nobody(postgres: PostgresSink) -> None:
+    await take_in(postgres.store, change(1, 1, "a"), change(2, 2, "b"))
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
+        await other.execute("SELECT FROM upwell.pending WHERE key = '[1]' FOR UPDATE")
+        claims = await asyncio.wait_for(claim(postgres.store), 5)
+        assert [each.key for each in claims] == ["[2]"]
+
+
+async def test_a_claimed_row_is_never_older_than_its_version(postgres: PostgresSink) -> None:
+    """The document is read after the claim: a claim of version n never renders the row of n - 1."""
+    stop = asyncio.Event()
+    await take_in(postgres.store, change(1, 0, "0"))
+
+    async def changes() -> None:
+        for offset in range(1, 60):
+            await take_in(postgres.store, change(1, offset, str(offset)))
+        stop.set()
+
+    changing = asyncio.create_task(changes())
+    while not stop.is_set():
+        for claimed in await claim(postgres.store):
+            assert int(str(claimed.row["title"])) >= claimed.version.offset
+            await embed(postgres.store, claimed)
+    await changing
+    await embed_all(postgres.store)
+    assert await postgres.chunks("[1]") == ["59"]
+
+
+KEYS = 12
+
+
+class Traffic:
+    """Owners and embedders over one sink, each trying again when it conflicts."""
+
+    def __init__(self, store: PostgresStore, seed: int) -> None:
+        self.store = store
+        self.dice = random.Random(seed)
+        self.offsets = iter(range(1, 10**6))
+        self.conflicts = 0
+
+    async def again(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        while True:
+            try:
+                return await attempt()
+            except Conflict:
+                self.conflicts += 1
+
+    async def owner(self, number: int) -> None:
+        """Keys of one partition each, so that versions of a key grow."""
+        for _ in range(60):
+            keys = sorted(self.dice.sample(range(number, KEYS, 2), self.dice.randint(1, 4)))
+            offset = next(self.offsets)
+            if self.dice.random() < 0.05:
+                await self.again(partial(take_in, self.store, fence=Fence(1, offset)))
+                continue
+            texts = [self.dice.choice([None, "", "same", f"text {offset}"]) for _ in keys]
+            writes = [
+                change(key, offset, text, since=when(10), lsn=offset)
+                for key, text in zip(keys, texts, strict=True)
+            ]
+            await self.again(partial(take_in, self.store, *writes))
+
+    async def embedder(self, slot: str) -> None:
+        for _ in range(80):
+            claims = await self.again(partial(claim, self.store, self.dice.randint(1, 6), slot=slot))
+            if claims and self.dice.random() < 0.1:
+                await self.again(partial(self.store.fail, claims[0], UnusableVector("NaN"), 0.0))
+                claims = claims[1:]
+            if self.dice.random() < 0.1:
+                await self.again(partial(self.store.release, slot))
+            elif claims:
+                await self._write(claims)
+            await asyncio.sleep(0)
+
+    async def _write(self, claims: Sequence[Claim]) -> None:
+        texts = [str(each.row["title"]) for each in claims]
+        known = await self.store.known_hashes("content", 1, [digest(text) for text in texts])
+        documents = [
+            document(each, kept=[text] if digest(text) in known else ())
+            for each, text in zip(claims, texts, strict=True)
+        ]
+        await self.again(partial(self.store.write, documents))
+
+
+async def test_h20_a_random_mix_of_everything_deadlocks_nowhere(postgres: PostgresSink) -> None:
+    """Intake of two owners, two embedders, failures, releases, truncates; then the view holds what is stored."""
+    traffic = Traffic(postgres.store, 20)
+    owners = [traffic.owner(0), traffic.owner(1)]
+    await asyncio.wait_for(asyncio.gather(*owners, traffic.embedder("w1"), traffic.embedder("w2")), 120)
+    await postgres.expire_leases()
+    await embed_all(postgres.store)
+    rows = await postgres.rows("SELECT _key, _row ->> 'title' FROM upwell.record_content WHERE NOT _deleted")
+    for key, title in rows:
+        assert await postgres.chunks(key) == ([title] if title else [])
+    stored = {row[0] for row in await postgres.rows("SELECT DISTINCT key FROM upwell.embedding_content_g1")}
+    assert stored == {key for key, title in rows if title}
+    deadlocks = await postgres.rows(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+    assert deadlocks == [(0,)]
+    assert traffic.conflicts == 0
