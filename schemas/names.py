@@ -9,7 +9,7 @@ from typing import Final
 
 from schemas.errors import SettingsError
 
-IDENTIFIER: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
+IDENTIFIER: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 #: Columns of every view `upwell.C` that are ours (DESIGN 8): no key or metadata column may have their names.
 VIEW_COLUMNS: Final = (
@@ -49,7 +49,7 @@ RESERVED_COLLECTIONS: Final = frozenset(
 
 def check_identifier(name: str, what: str) -> str:
     """Return `name`, or raise SettingsError: only `[a-z_][a-z0-9_]{0,62}` ever reaches SQL or Debezium."""
-    if not IDENTIFIER.match(name):
+    if not IDENTIFIER.fullmatch(name):
         raise SettingsError(
             f"{what} {name!r} is not an identifier: use lower-case letters, digits and _, at most 63"
         )

@@ -114,7 +114,8 @@ class IntakePlan:
 
     `fence` new or None; with one, all records of older lineages and those of its lineage whose `fence_lsn` is below
     it are removed first. `positions`: next offset by partition. `repairs_wanted`: keys to be re-read at the
-    source; `repairs_done`: keys whose re-read arrived. `outcomes`: how many offsets had which outcome.
+    source; `repairs_done`: keys whose re-read arrived. `truncated`: versions of accepted changes that the fence removed
+    again within the batch; they close older dead letters as any. `outcomes`: how many offsets had which outcome.
     """
 
     writes: Sequence[RecordWrite] = ()
@@ -125,6 +126,7 @@ class IntakePlan:
     fence_committed_at: datetime | None = None
     repairs_wanted: frozenset[str] = frozenset()
     repairs_done: frozenset[str] = frozenset()
+    truncated: Mapping[str, Version] = field(default_factory=dict)
     outcomes: Mapping[Outcome, int] = field(default_factory=dict)
 
 

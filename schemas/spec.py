@@ -64,7 +64,7 @@ class CollectionSpec(Strict):
     @classmethod
     def _qualified(cls, table: str) -> str:
         parts = table.split(".")
-        if len(parts) != 2 or not all(IDENTIFIER.match(part) for part in parts):
+        if len(parts) != 2 or not all(IDENTIFIER.fullmatch(part) for part in parts):
             raise ValueError(f"table {table!r}: write schema.table, both in lower case")
         return table
 
@@ -72,7 +72,7 @@ class CollectionSpec(Strict):
     @classmethod
     def _identifiers(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         for column in columns:
-            if not IDENTIFIER.match(column):
+            if not IDENTIFIER.fullmatch(column):
                 raise ValueError(f"column {column!r} is not an identifier")
         if len(set(columns)) != len(columns):
             raise ValueError(f"a column is named twice in {', '.join(columns)}")
@@ -114,7 +114,7 @@ class Collections(Strict):
     @classmethod
     def _names(cls, collections: dict[str, CollectionSpec]) -> dict[str, CollectionSpec]:
         for name in collections:
-            if not IDENTIFIER.match(name) or len(name) > 40:
+            if not IDENTIFIER.fullmatch(name) or len(name) > 40:
                 raise ValueError(f"collection name {name!r} is not an identifier of at most 40 letters")
             if name in RESERVED_COLLECTIONS or name.startswith(("record_", "embedding_", "search_")):
                 raise ValueError(f"collection name {name!r} is reserved: choose another")

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,66 +23,82 @@ PREFIX: Final = "UPWELL_"
 #: Variables that say where settings and caches are; they are not settings themselves.
 PLACES: Final = frozenset({"UPWELL_SPEC", "UPWELL_HOME", "UPWELL_CACHE"})
 
-Positive = Annotated[float, Field(gt=0)]
-
 
 class SourceSettings(Strict):
     """The database whose changes are captured."""
 
-    dsn: str = ""
+    dsn: str = Field("", description="where the source is, as a Postgres URL or `host=... port=...`")
 
 
 class SinkSettings(Strict):
     """The database with pgvector that applications query."""
 
-    dsn: str = ""
-    pool_size: Annotated[int, Field(ge=2, le=50)] = 6
-    audit_retention_days: Annotated[int, Field(ge=1)] = 90
+    dsn: str = Field("", description="where the sink is, written the same way")
+    pool_size: int = Field(6, ge=2, le=50, description="connections of one worker to the sink")
+    audit_retention_days: int = Field(90, ge=1, description="audit rows older than this are dropped")
 
 
 class KafkaSettings(Strict):
     """The broker, and the topics that upwell creates."""
 
-    bootstrap_servers: str = "127.0.0.1:9092"
-    partitions: Annotated[int, Field(ge=1, le=1000)] = 4
-    replication_factor: Annotated[int, Field(ge=1, le=10)] = 1
-    retention_hours: Annotated[float, Field(gt=0)] = 14 * 24.0
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="brokers as `host:port`, comma between")
+    partitions: int = Field(4, ge=1, le=1000, description="of each collection's topic, when it is created")
+    replication_factor: int = Field(1, ge=1, le=10, description="of each topic, when it is created")
+    retention_hours: float = Field(
+        14 * 24.0, gt=0, description="how long topics keep changes, when they are created"
+    )
 
 
 class ConnectSettings(Strict):
     """Kafka Connect's REST interface and what the connector needs."""
 
-    url: str = "http://127.0.0.1:8083"
-    converter: Annotated[str, Field(pattern="^(apicurio|confluent)$")] = "apicurio"
-    secrets_file: str = ""
-    heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 2000
-    poll_interval_ms: Annotated[int, Field(ge=1)] = 20
-    snapshot_chunk_rows: Annotated[int, Field(ge=1)] = 512
+    url: str = Field("http://127.0.0.1:8083", description="Connect's REST interface")
+    converter: str = Field(
+        "apicurio", pattern="^(apicurio|confluent)$", description="Avro converter: `apicurio` or `confluent`"
+    )
+    secrets_file: str = Field(
+        "",
+        description="properties file on Connect's machine with `user` and `password` of the source; "
+        "if not set, `connector apply` writes one",
+    )
+    heartbeat_interval_ms: int = Field(2000, ge=100, description="how often the connector writes a heartbeat")
+    poll_interval_ms: int = Field(20, ge=1, description="how often the connector looks for new changes")
+    snapshot_chunk_rows: int = Field(512, ge=1, description="rows that a first load reads at once")
 
 
 class RegistrySettings(Strict):
     """The schema registry: `url` is the Confluent API that workers read, `converter_url` Connect's converter's."""
 
-    url: str = "http://127.0.0.1:8080/apis/ccompat/v7"
-    converter_url: str = "http://127.0.0.1:8080/apis/registry/v2"
+    url: str = Field(
+        "http://127.0.0.1:8080/apis/ccompat/v7", description="the registry's Confluent API, for workers"
+    )
+    converter_url: str = Field(
+        "http://127.0.0.1:8080/apis/registry/v2", description="the registry's API for Connect's converter"
+    )
 
 
 class WorkerSettings(Strict):
     """One worker process."""
 
-    slot: str = ""
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 200
-    batch_linger_seconds: Annotated[float, Field(ge=0, le=10)] = 0.01
-    embed_batch: Annotated[int, Field(ge=1, le=1000)] = 16
-    backfill_share: Annotated[float, Field(ge=0, le=1)] = 0.25
-    lease_seconds: Positive = 120.0
-    poll_seconds: Positive = 1.0
-    embed_attempts: Annotated[int, Field(ge=1)] = 5
-    retry_deadline_seconds: Positive = 86_400.0
-    session_timeout_seconds: Annotated[float, Field(ge=6)] = 30.0
-    threads: Annotated[int, Field(ge=0)] = 0
-    metrics_interval_seconds: Positive = 1.0
+    slot: str = Field(
+        "", description="stable id of a worker, each its own; if not set, the host's name and `-0`"
+    )
+    batch_size: int = Field(200, ge=1, le=10_000, description="most changes in one intake transaction")
+    embed_batch: int = Field(16, ge=1, le=1000, description="most texts claimed at once")
+    backfill_share: float = Field(
+        0.25, ge=0, le=1, description="share of embedding kept for first loads while live changes wait"
+    )
+    lease_seconds: float = Field(120.0, gt=0, description="a claim of a dead worker is free again after this")
+    poll_seconds: float = Field(1.0, gt=0, description="how often to look for pending texts when not woken")
+    embed_attempts: int = Field(5, ge=1, description="a text that fails this often becomes a dead letter")
+    retry_deadline_seconds: float = Field(
+        86_400.0, gt=0, description="a worker that waits for a neighbour gives up after this"
+    )
+    session_timeout_seconds: float = Field(
+        30.0, ge=6, description="Kafka gives away a silent worker's partitions after this"
+    )
+    threads: int = Field(0, ge=0, description="threads of the model; 0 lets torch choose")
+    metrics_interval_seconds: float = Field(1.0, gt=0, description="how often counts and delays are stored")
 
 
 class Settings(BaseSettings):
@@ -90,7 +106,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
-    name: str = "upwell"
+    name: str = Field(
+        "upwell", description="the deployment's name: part of topics, slot, connector and consumer group"
+    )
     source: SourceSettings = SourceSettings()
     sink: SinkSettings = SinkSettings()
     kafka: KafkaSettings = KafkaSettings()
@@ -104,7 +122,7 @@ class Settings(BaseSettings):
     @field_validator("name")
     @classmethod
     def _identifier(cls, name: str) -> str:
-        if not IDENTIFIER.match(name) or len(name) > 30:
+        if not IDENTIFIER.fullmatch(name) or len(name) > 30:
             raise ValueError(f"name {name!r} is not an identifier of at most 30 letters")
         return name
 
@@ -155,6 +173,8 @@ def _overlay(target: dict[str, Any], environment: Mapping[str, str], origin: str
         place = target
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"{section} is no table, but {name} in {origin} sets a part of it")
         place[last] = value
 
 

@@ -13,9 +13,9 @@ document is embedded again. Here the cuts come from three rules, each of which l
 
 Lengths are counted in words because a replaced word may have another number of tokens. Tokens come in twice: how many
 words a chunk holds is taken from the tokens per word of the whole document, rounded to a coarse scale; and a
-part with too many tokens is halved. What is left to chance: a document at the edge of that scale, and the few words
-that carry an anchor by their hash. Hashes are BLAKE2, never Python's `hash`:
-the same cuts on any machine.
+part with too many tokens is halved. What is left to chance, in one replaced word of a thousand: a document at the edge
+of that scale, the few words that carry an anchor by their hash, a cut that moves and fills a chunk too far.
+Hashes are BLAKE2, never Python's `hash`: the same cuts on any machine.
 """
 
 from __future__ import annotations
@@ -127,21 +127,14 @@ class _Cutter:
         scored = [(i, (_hash(self.words[i - 1].text), 0)) for i in places]
         return _summits(scored, WORD_RADIUS * self.per_chunk)
 
-    def _grid(self, start: int, end: int) -> list[int]:
-        """Every other cut looks at its window only; those between them also at the tokens to either side."""
+    def _grid(self, start: int, end: int) -> Iterator[int]:
+        """Each cut looks at its own window only: what happens in one window moves no other cut."""
         length = end - start
         parts = max(1, math.ceil(length / self.per_chunk - SLACK))
         reach = max(0, min(int(SNAP * self.per_chunk), (length // parts - 2) // 2))
-        windows = [
-            range(place - reach, place + reach + 1)
-            for place in (start + length * part // parts for part in range(1, parts))
-        ]
-        edges = [start, *(self._best(window) for window in windows), end]
-        for number, window in enumerate(windows[::2]):
-            at = 2 * number + 1
-            fitting = [i for i in window if self._fits(edges[at - 1], i) and self._fits(i, edges[at + 1])]
-            edges[at] = self._best(fitting or window)
-        return edges[1:-1]
+        for part in range(1, parts):
+            place = start + length * part // parts
+            yield self._best(range(place - reach, place + reach + 1))
 
     def _fits(self, start: int, end: int) -> bool:
         return self.before[end] - self.before[start] <= self.max_tokens

@@ -21,7 +21,7 @@ from connectors.encoder.boundaries import Word, cuts
 from schemas.errors import SettingsError
 
 #: A longer run without white space is cut into pieces of at most this many characters.
-LONGEST_WORD: Final = 24
+LONGEST_WORD: Final = 32
 _RUN = re.compile(r"\S+")
 #: Scripts written without white space whose characters each make a word (Han, kana, their punctuation).
 _IDEOGRAPH = (

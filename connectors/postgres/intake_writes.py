@@ -50,13 +50,15 @@ def pending_arrays(writes: Sequence[RecordWrite], generations: Sequence[int]) ->
     }
 
 
-def version_arrays(writes: Sequence[RecordWrite]) -> Parameters:
-    """Key and version of each write, and whether its text is the one that was there."""
+def accepted_arrays(plan: IntakePlan) -> Parameters:
+    """Key and version of each accepted change, and whether its text is the one that was there."""
+    accepted = [(write.key, write.state.version, write.embed == "keep") for write in plan.writes]
+    accepted += [(key, version, False) for key, version in plan.truncated.items()]
     return {
-        "keys": [write.key for write in writes],
-        "lineages": [write.state.version.lineage for write in writes],
-        "offsets": [write.state.version.offset for write in writes],
-        "kept": [write.embed == "keep" for write in writes],
+        "keys": [key for key, _, _ in accepted],
+        "lineages": [version.lineage for _, version, _ in accepted],
+        "offsets": [version.offset for _, version, _ in accepted],
+        "kept": [kept for _, _, kept in accepted],
     }
 
 
@@ -142,8 +144,8 @@ def simple_statements(plan: IntakePlan, generations: Sequence[int]) -> Iterator[
         yield "remove_pending", {"keys": removed}
     if changed:
         yield "upsert_pending", pending_arrays(changed, generations)
-    if plan.writes:
-        yield "close_dead_letters", version_arrays(plan.writes)
+    if plan.writes or plan.truncated:
+        yield "close_dead_letters", accepted_arrays(plan)
     if plan.dead_letters:
         yield "insert_dead_letters", dead_letter_arrays(plan.dead_letters)
     audit = audit_arrays(plan)

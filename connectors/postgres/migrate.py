@@ -137,7 +137,6 @@ def _numbered(connection: Connection) -> list[str]:
             connection.execute(text.encode())
             connection.execute(SQL["record_migration"], {"number": number, "name": name})
             done.append(f"migration {number:04d} {name}")
-    connection.execute("GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker")
     connection.execute("SELECT upwell.make_audit_partitions(3, 36500)")
     return done
 
@@ -162,6 +161,8 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
     _record(connection, layout)
     _embedding(connection, layout, generation)
     _read_side(connection, layout, generation)
+    tables = {"record": record_table(layout.name), "embedding": embedding_table(layout.name, generation)}
+    connection.execute(SQL.filled("grant_worker_collection", **tables))
     return [f"collection {layout.name}"] if row[2] else []
 
 
@@ -216,6 +217,9 @@ def _record(connection: Connection, layout: CollectionLayout) -> None:
         if column.name not in there:
             connection.execute(SQL.filled("add_column", **parts))
             connection.execute(SQL.filled("fill_column", column_name=sql.Literal(column.name), **parts))
+    keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
+    index = sql.Identifier(f"record_{layout.name}_key")
+    connection.execute(SQL.filled("index_key", index=index, record=record, columns=keys))
 
 
 def _type(column: Column) -> sql.SQL:
@@ -237,7 +241,12 @@ def _embedding(connection: Connection, layout: CollectionLayout, generation: int
 def _read_side(connection: Connection, layout: CollectionLayout, generation: int) -> None:
     view, function = sql.Identifier("upwell", layout.name), sql.Identifier("upwell", f"search_{layout.name}")
     keys = {column.name for column in layout.key}
-    metadata = [column for column in layout.columns if column.name not in keys]
+    wanted = [column for column in layout.columns if column.name not in keys]
+    there = [row[0] for row in connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"})]
+    shown = there[len(keys) + len(_VIEW_TYPES) :]
+    metadata = sorted(
+        wanted, key=lambda column: shown.index(column.name) if column.name in shown else len(shown)
+    )
     parts: dict[str, sql.Composable] = {
         "view": view,
         "function": function,
@@ -251,6 +260,8 @@ def _read_side(connection: Connection, layout: CollectionLayout, generation: int
         "returns": sql.SQL(", ").join(_returned(layout, metadata)),
         "selected": sql.SQL(", ").join(sql.Identifier(name) for name in _selected(layout, metadata)),
     }
+    if not set(shown) <= {column.name for column in wanted}:
+        connection.execute(SQL.filled("drop_view", **parts))
     for query in ("create_view", "drop_search", "create_search", "grant_view", "grant_search"):
         connection.execute(SQL.filled(query, **parts))
 

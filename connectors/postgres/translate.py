@@ -35,6 +35,7 @@ STATES: Final[tuple[tuple[str, type[UpwellError]], ...]] = (
     ("3D", SettingsError),
     ("08", SinkUnavailable),
     ("53", SinkUnavailable),
+    ("54", RecordRejected),
     ("57", SinkUnavailable),
     ("58", SinkUnavailable),
     ("XX", SinkUnavailable),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import importlib.util
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from infra.stack import postgres
 from infra.stack.environment import HOST, SINK_DATABASE, SOURCE_DATABASE
 from infra.stack.errors import StartFailed, Unsupported
 from infra.stack.jars import plugin_jars, unpack_registry
-from infra.stack.processes import tail
+from infra.stack.processes import run, tail
 
 JVM: Final = ("-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 LOG4J: Final = """rootLogger.level=WARN
@@ -35,7 +35,8 @@ appender.console.layout.pattern=%d{ISO8601} %p %m (%c)%n
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """`after`: components that must be ready before this one starts. `on_ready` runs once it is."""
+    """`after`: components that must be ready before this one starts. `on_ready` runs once it is, `sweep` before each
+    start and after each stop."""
 
     name: str
     ports: tuple[str, ...]
@@ -45,6 +46,7 @@ class Component:
     after: tuple[str, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     on_ready: Callable[[], None] = lambda: None
+    sweep: Callable[[], None] = lambda: None
 
 
 def java() -> str:
@@ -61,16 +63,36 @@ def java() -> str:
     return str(path)
 
 
-def components(home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[Path]]) -> list[Component]:
-    """All of them, in the order in which they are stopped last to first."""
+def check_machine() -> None:
+    """Run Java and Postgres once, before anything is fetched or written. Raises Unsupported."""
+    _check_runs("Java", [java(), "-version"], "")
+    asks = "; as root it needs a user namespace: run it as another user" if os.geteuid() == 0 else ""
+    _check_runs("Postgres", postgres.version_command(), asks)
+
+
+def _check_runs(name: str, command: Sequence[str], hint: str) -> None:
+    try:
+        done = run(command)
+    except OSError as error:
+        raise Unsupported(
+            f"{name} does not run on this machine: {command[0]}: {error.strerror}{hint}"
+        ) from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Unsupported(f"{name} does not run on this machine: {said[0][:200]}{hint}")
+
+
+def components(
+    home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[Path]]
+) -> Iterator[Component]:
+    """All of them, in the order in which they are stopped last to first. Each is prepared, which takes seconds the
+    first time, when it is asked for."""
     (home / "log4j2.properties").write_text(LOG4J)
-    return [
-        _server("source", home, ports, [*postgres.COMMON, *postgres.LOGICAL], SOURCE_DATABASE),
-        _server("sink", home, ports, postgres.COMMON, SINK_DATABASE),
-        _kafka(home, ports, jars["kafka"]),
-        _registry(home, ports, jars["registry"][0]),
-        _connect(home, ports, jars),
-    ]
+    yield _server("source", home, ports, [*postgres.COMMON, *postgres.LOGICAL], SOURCE_DATABASE)
+    yield _server("sink", home, ports, postgres.COMMON, SINK_DATABASE)
+    yield _kafka(home, ports, jars["kafka"])
+    yield _registry(home, ports, jars["registry"][0])
+    yield _connect(home, ports, jars)
 
 
 def _server(
@@ -85,6 +107,7 @@ def _server(
         lambda: postgres.is_ready(port),
         stop_signal=signal.SIGINT,
         on_ready=lambda: postgres.ensure_database(port, database),
+        sweep=lambda: postgres.sweep(directory),
     )
 
 
@@ -104,9 +127,16 @@ def _classpath(jars: Sequence[Path]) -> str:
 
 def _kafka(home: Path, ports: Mapping[str, int], jars: Sequence[Path]) -> Component:
     settings, data = home / "kafka.properties", home / "kafka"
+    if not (data / "meta.properties").exists():
+        _format(home, data, ports, jars)
+    settings.write_text(_kafka_settings(ports, data))
+    command = [*_jvm(home, 384, "-cp", _classpath(jars)), "kafka.Kafka", str(settings)]
+    return Component("kafka", ("kafka", "controller"), command, lambda: _broker_answers(ports["kafka"]))
+
+
+def _kafka_settings(ports: Mapping[str, int], data: Path) -> str:
     listener, controller = f"{HOST}:{ports['kafka']}", f"{HOST}:{ports['controller']}"
-    settings.write_text(
-        f"""process.roles=broker,controller
+    return f"""process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers={controller}
 listeners=PLAINTEXT://{listener},CONTROLLER://{controller}
@@ -125,22 +155,22 @@ auto.create.topics.enable=false
 message.max.bytes=16777216
 replica.fetch.max.bytes=16777216
 """
-    )
-    if not (data / "meta.properties").exists():
-        _format(home, settings, jars)
-    command = [*_jvm(home, 384, "-cp", _classpath(jars)), "kafka.Kafka", str(settings)]
-    return Component("kafka", ("kafka", "controller"), command, lambda: _broker_answers(ports["kafka"]))
 
 
-def _format(home: Path, settings: Path, jars: Sequence[Path]) -> None:
+def _format(home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Path]) -> None:
+    """Beside its place and moved there when it is whole, as initdb's directory is."""
+    new, settings = data.with_name(f"{data.name}.new"), home / "kafka-format.properties"
+    shutil.rmtree(new, ignore_errors=True)
+    settings.write_text(_kafka_settings(ports, new))
     identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", identity, "-c", str(settings)]
     command = [*_jvm(home, 128, "-cp", _classpath(jars)), *tool]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command)
     if done.returncode != 0:
         raise StartFailed(
             f"Kafka's storage cannot be formatted: {(done.stderr or done.stdout).strip()[-400:]}"
         )
+    new.rename(data)
 
 
 def _broker_answers(port: int) -> bool:
@@ -221,12 +251,16 @@ config.providers.env.param.allowlist.pattern=UPWELL_CONNECT_SECRET_.*
     )
 
 
+#: This machine's own services are never asked for through a proxy of the environment.
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def answers(url: str) -> bool:
     """Whether a GET gets 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with _DIRECT.open(url, timeout=2) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

@@ -22,7 +22,7 @@ class Unsupported(StackError):
 
 
 class WrongHash(StackError):
-    """A downloaded file differs from the lock; it was removed."""
+    """A fetched file differs from the lock; it was not kept."""
 
 
 class DownloadFailed(StackError):

@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from infra.stack.errors import DownloadFailed, WrongHash
+from infra.stack.processes import born
 
 Progress = Callable[[str], None]
 
@@ -34,6 +37,7 @@ REGISTRY: Final = ("io.apicurio", "apicurio-registry-app", "3.3.3", "all", "tar.
 #: Connect has these itself; a second copy in a plugin breaks it.
 CONNECTS_OWN: Final = ("org.apache.kafka", "org.slf4j", "lz4", "snappy", "zstd")
 PARALLEL: Final = 8
+CHECK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +96,19 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(
-    progress: Progress, jars: Iterable[Jar] | None = None, cache: Path | None = None
+    progress: Progress,
+    jars: Iterable[Jar] | None = None,
+    cache: Path | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Path]]:
-    """Every jar of the lock in the cache, verified; paths by tree. Raises WrongHash, DownloadFailed."""
+    """Every jar of the lock in the cache, verified; paths by tree. Raises WrongHash, DownloadFailed, and whatever
+    `check` raises, which is asked all the while."""
     wanted, store = list(locked() if jars is None else jars), (cache or cache_directory()) / "jars"
     missing = [jar for jar in wanted if not _is_verified(store, jar)]
     if missing:
         progress(f"fetching {len(missing)} of {len(wanted)} jars")
-        context = _context(store)
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            for number, _ in enumerate(pool.map(lambda jar: _fetch(context, store, jar), missing), start=1):
-                if number % 25 == 0 or number == len(missing):
-                    progress(f"jars {number}/{len(missing)}")
+        with _staging(store) as part:
+            _fetch_all(part, store, missing, progress, check)
     found: dict[str, list[Path]] = {}
     for jar in wanted:
         found.setdefault(jar.tree, []).append(store / jar.path)
@@ -131,26 +136,70 @@ def _context(store: Path) -> Any:
     return MavenContext(repo_cache=store)
 
 
-def _fetch(context: Any, store: Path, jar: Jar) -> None:
+@contextlib.contextmanager
+def _staging(store: Path) -> Iterator[Path]:
+    """A folder of this process alone, gone afterwards, as are those of processes that were killed: what is half
+    fetched is never in the cache, and two that fetch at once never see each other's halves."""
+    store.mkdir(parents=True, exist_ok=True)
+    for left in store.glob(".part-*"):
+        _, pid, birth = left.name.split("-")
+        if born(int(pid)) != birth:
+            shutil.rmtree(left, ignore_errors=True)
+    part = store / f".part-{os.getpid()}-{born(os.getpid())}"
+    part.mkdir(exist_ok=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fetch_all(
+    part: Path, store: Path, missing: Sequence[Jar], progress: Progress, check: Callable[[], None]
+) -> None:
+    context, number = _context(part), 0
+    pool = ThreadPoolExecutor(PARALLEL)
+    try:
+        pending = {pool.submit(_fetch, context, part, store, jar) for jar in missing}
+        while pending:
+            done, pending = wait(pending, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
+            for each in done:
+                each.result()
+                number += 1
+                if number % 25 == 0 or number == len(missing):
+                    progress(f"jars {number}/{len(missing)}")
+            check()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(context: Any, part: Path, store: Path, jar: Jar) -> None:
+    """Into the cache once it is verified. A file that lies there and is another one is fetched anew."""
     path = store / jar.path
-    if not path.exists():
-        try:
-            version = context.project(jar.group, jar.artifact).at_version(jar.version)
-            version.artifact(classifier=jar.classifier or "", packaging=jar.packaging).resolve()
-        except Exception as error:  # whatever jgo or the network raise
-            raise DownloadFailed(
-                f"{jar.coordinates} cannot be fetched: {str(error).splitlines()[0][:200]}"
-            ) from error
-    if not path.exists():
-        raise DownloadFailed(f"{jar.coordinates} cannot be fetched from the package registry")
-    actual = sha256_of(path)
-    if actual != jar.sha256:
-        path.unlink(missing_ok=True)
-        raise WrongHash(
-            f"{jar.coordinates}: SHA-256 is {actual}, the lock says {jar.sha256}; the file was removed"
-        )
+    if not path.exists() or sha256_of(path) != jar.sha256:
+        new = _download(context, part, jar)
+        actual = sha256_of(new)
+        if actual != jar.sha256:
+            new.unlink()
+            raise WrongHash(
+                f"{jar.coordinates}: the fetched file has SHA-256 {actual}, jars.lock says {jar.sha256}; it was not "
+                "kept: try again, and if that does not help, something on the way to the registry alters files"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.replace(path)
     facts = path.stat()
     _marker(store, jar).write_text(f"{jar.sha256} {facts.st_size} {facts.st_mtime_ns}")
+
+
+def _download(context: Any, part: Path, jar: Jar) -> Path:
+    try:
+        version = context.project(jar.group, jar.artifact).at_version(jar.version)
+        version.artifact(classifier=jar.classifier or "", packaging=jar.packaging).resolve()
+    except Exception as error:  # whatever jgo or the network raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DownloadFailed(f"{jar.coordinates} cannot be fetched: {said[:200]}") from error
+    if not (part / jar.path).exists():
+        raise DownloadFailed(f"{jar.coordinates} cannot be fetched from the package registry")
+    return part / jar.path
 
 
 def plugin_jars(paths: Iterable[Path]) -> list[Path]:
@@ -163,15 +212,11 @@ def unpack_registry(archive: Path, cache: Path | None = None) -> Path:
     """`quarkus-run.jar` of the unpacked registry; unpacked once, moved into place whole."""
     target = (cache or cache_directory()) / f"registry-{archive.stem.removesuffix('.tar')}"
     if not target.exists():
-        part = target.with_name(f"{target.name}.{os.getpid()}")
-        with tarfile.open(archive) as file:
-            file.extractall(part, filter="data")
-        try:
-            part.rename(target)
-        except OSError:  # another process was quicker
-            import shutil
-
-            shutil.rmtree(part, ignore_errors=True)
+        with _staging(target.parent) as part:
+            with tarfile.open(archive) as file:
+                file.extractall(part / "registry", filter="data")
+            with contextlib.suppress(OSError):  # another process was quicker
+                (part / "registry").rename(target)
     return next(target.rglob("quarkus-run.jar"))
 
 

@@ -15,24 +15,32 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
-from infra.stack.components import Component, components, failure
-from infra.stack.environment import check_free, choose_ports, write_environment, write_secrets
-from infra.stack.errors import StackError
+from infra.stack.components import Component, check_machine, components, failure
+from infra.stack.environment import (
+    check_free,
+    choose_ports,
+    replace_file,
+    write_environment,
+    write_secrets,
+)
+from infra.stack.errors import StackError, StartFailed
 from infra.stack.jars import fetch
-from infra.stack.processes import born, spawn, stop
+from infra.stack.processes import born, end, spawn, stop
 
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
+LOCK_SECONDS: Final = 20.0
 
 
 class Keeper:
     """Owns the children of one home. Everything happens in the main thread: children are tied to it."""
 
-    def __init__(self, home: Path, wanted: dict[str, int]) -> None:
-        self.home, self.wanted = home, wanted
+    def __init__(self, home: Path, wanted: dict[str, int], out: TextIO) -> None:
+        self.home, self.wanted, self.out = home, wanted, out
         self.parts: list[Component] = []
         self.ports: dict[str, int] = {}
         self.children: dict[str, subprocess.Popen[bytes]] = {}
@@ -41,51 +49,87 @@ class Keeper:
     def tell(self, **message: Any) -> None:
         """One line to the caller, who may be gone."""
         with contextlib.suppress(BrokenPipeError, ValueError, OSError):
-            print(json.dumps(message), flush=True)
+            print(json.dumps(message), file=self.out, flush=True)
 
     def run(self) -> int:
         """Start, wait, stop. Returns the exit code."""
         signal.signal(signal.SIGTERM, _stop_now)
         signal.signal(signal.SIGINT, _stop_now)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # Blocked, not ignored: who asks while it starts is answered once it has.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         try:
             self._start_all()
             self._stay()
-        except StackError as error:
-            self.tell(error=str(error), code=error.exit_code)
-            return error.exit_code
         except _Stopped:
+            self.tell(error="the stack was stopped while it started", code=StartFailed.exit_code)
             return 0
+        except Exception as error:
+            told = self._explained(error)
+            self.tell(**told)
+            return int(told["code"])
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._stop_all()
         return 0
 
+    def _explained(self, error: Exception) -> dict[str, Any]:
+        """One line for the caller; the trace of what nobody foresaw goes to the log."""
+        if isinstance(error, StackError):
+            return {"error": str(error), "code": error.exit_code}
+        traceback.print_exception(error)
+        said = (str(error).splitlines() or [""])[0]
+        return {"error": f"{type(error).__name__}: {said}; see {self._log('keeper')}", "code": 1}
+
     def _start_all(self) -> None:
-        jars = fetch(lambda line: self.tell(progress=line))
+        self._bury()
+        self._write_state()
+        check_machine()
+        jars = fetch(lambda line: self.tell(progress=line), check=self._check_caller)
         self._check_caller()
         self.ports = choose_ports(self.home, self.wanted)
-        for name, port in self.ports.items():
-            check_free(name, port)
         write_secrets(self.home)
-        self.parts = components(self.home, self.ports, jars)
+        for part in components(self.home, self.ports, jars):
+            self.parts.append(part)
+            self._check_caller()
         self.start_missing()
         write_environment(self.home, self.ports)
-        self.tell(ready=True)
         self.attached = False
+        self._write_state()
+        self.tell(ready=True)
+
+    def _bury(self) -> None:
+        """Wait for the children of a keeper that was killed: they are dying, and still hold their ports."""
+        try:
+            left = json.loads((self.home / "stack.json").read_text())["children"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return
+        for child in left.values():
+            if child["born"] and born(child["pid"]) == child["born"]:
+                end(child["pid"])
 
     def start_missing(self) -> None:
-        """Start every component that does not run, wait until all are ready."""
+        """Start every component that does not run, wait until all are ready. If one fails, those that were started
+        with it are stopped; the others run on."""
         waiting = [part for part in self.parts if not self._runs(part)]
         starting: dict[str, Component] = {}
+        try:
+            self._start_in_order(waiting, starting)
+        except StackError:
+            for part in starting.values():
+                self._end(part)
+            raise
+        finally:
+            self._write_state()
+
+    def _start_in_order(self, waiting: list[Component], starting: dict[str, Component]) -> None:
         ready = {part.name for part in self.parts} - {part.name for part in waiting}
         deadline = time.monotonic() + READY_SECONDS
         while waiting or starting:
             for part in [part for part in waiting if ready.issuperset(part.after)]:
                 waiting.remove(part)
+                self._start(part)
                 starting[part.name] = part
-                self.children[part.name] = spawn(part.command, self._log(part), part.environment)
-                self._write_state()
             for part in list(starting.values()):
                 if self._is_ready(part, deadline):
                     del starting[part.name]
@@ -94,30 +138,42 @@ class Keeper:
             self._check_caller()
             time.sleep(0.05)
 
+    def _start(self, part: Component) -> None:
+        part.sweep()
+        for name in part.ports:
+            check_free(name, self.ports[name])
+        self.children[part.name] = spawn(part.command, self._log(part.name), part.environment)
+        self._write_state()
+
+    def _end(self, part: Component) -> None:
+        child = self.children.get(part.name)
+        if child is not None:
+            stop(child, part.stop_signal, STOP_SECONDS)
+            part.sweep()
+
     def _is_ready(self, part: Component, deadline: float) -> bool:
         if not self._runs(part):
-            raise failure(part, self._log(part), "ended while it started")
+            raise failure(part, self._log(part.name), "ended while it started")
         if part.is_ready():
             part.on_ready()
             return True
         if time.monotonic() > deadline:
-            raise failure(part, self._log(part), f"is not ready after {READY_SECONDS:.0f} s")
+            raise failure(part, self._log(part.name), f"is not ready after {READY_SECONDS:.0f} s")
         return False
 
     def _runs(self, part: Component) -> bool:
         child = self.children.get(part.name)
         return child is not None and child.poll() is None
 
-    def _log(self, part: Component) -> Path:
-        return self.home / "log" / f"{part.name}.log"
+    def _log(self, name: str) -> Path:
+        return self.home / "log" / f"{name}.log"
 
     def _write_state(self) -> None:
+        """`settled` between readiness and the end: only then does the keeper answer."""
+        me = {"pid": os.getpid(), "born": born(os.getpid())}
         pids = {name: {"pid": child.pid, "born": born(child.pid)} for name, child in self.children.items()}
-        new = self.home / "stack.json.new"
-        new.write_text(
-            json.dumps({"keeper": {"pid": os.getpid(), "born": born(os.getpid())}, "children": pids})
-        )
-        new.replace(self.home / "stack.json")
+        state = {"keeper": me, "settled": not self.attached, "children": pids}
+        replace_file(self.home / "stack.json", json.dumps(state))
 
     def _check_caller(self) -> None:
         """Until everything is ready, the end of standard input means that the caller is gone."""
@@ -132,32 +188,31 @@ class Keeper:
         """Sleep until a signal: SIGUSR1 starts again what died."""
         with open(os.devnull, "r+b") as nowhere:
             os.dup2(nowhere.fileno(), 0)
-            os.dup2(nowhere.fileno(), 1)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            os.dup2(nowhere.fileno(), self.out.fileno())
         while True:
             if signal.sigtimedwait({signal.SIGUSR1}, 1.0) is None:
                 for child in self.children.values():
                     child.poll()
                 continue
-            answer = self.home / "restart.json"
+            told: dict[str, Any] = {"ready": True}
             try:
                 self.start_missing()
-                answer.write_text(json.dumps({"ready": True}))
-            except StackError as error:
-                answer.write_text(json.dumps({"error": str(error), "code": error.exit_code}))
+            except Exception as error:
+                told = self._explained(error)
+            replace_file(self.home / "restart.json", json.dumps(told))
 
     def _stop_all(self) -> None:
         """Connect before Kafka, the servers last; all at once within each step would be no faster."""
+        self.attached = True
+        with contextlib.suppress(OSError):  # a full disk must not keep anything running
+            self._write_state()
         for part in reversed(self.parts):
-            child = self.children.get(part.name)
-            if child is not None:
-                stop(child, part.stop_signal, STOP_SECONDS)
+            self._end(part)
         (self.home / "stack.json").unlink(missing_ok=True)
 
 
-class _Stopped(Exception):
-    """Told to stop, or the caller is gone."""
+class _Stopped(BaseException):
+    """Told to stop, or the caller is gone. Like KeyboardInterrupt, caught by nobody on the way."""
 
 
 def _stop_now(number: int, frame: object) -> None:
@@ -167,15 +222,33 @@ def _stop_now(number: int, frame: object) -> None:
 def main() -> int:
     """`python -m infra.stack.keeper HOME '{"kafka": 9092}'`."""
     home, wanted = Path(sys.argv[1]), json.loads(sys.argv[2])
+    # The caller reads JSON lines: whatever a library prints belongs into the log.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     with (home / "keeper.lock").open("w") as lock:
+        keeper = Keeper(home, wanted, out)
+        if not _locked(lock):
+            keeper.tell(error=f"another keeper runs in {home}", code=StackError.exit_code)
+            return StackError.exit_code
+        return keeper.run()
+
+
+def _locked(lock: TextIO) -> bool:
+    """Whether the home is ours; one that is just ending is waited for."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(json.dumps({"error": f"another keeper is starting in {home}", "code": 2}), flush=True)
-            return 2
-        os.set_inheritable(lock.fileno(), False)
-        return Keeper(home, wanted).run()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for downloads that nobody wants any more.
+    os._exit(exit_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import signal
 import subprocess
 import time
@@ -15,9 +16,9 @@ from typing import Final, Self
 import psycopg
 from psycopg import sql
 
-from infra.stack.environment import HOST, is_free
+from infra.stack.environment import HOST, free_port
 from infra.stack.errors import StartFailed, Unsupported
-from infra.stack.processes import spawn, stop, tail, unprivileged
+from infra.stack.processes import end, run, running, spawn, stop, tail, unprivileged
 
 START_SECONDS: Final = 60.0
 COMMON: Final = (
@@ -51,6 +52,9 @@ def initialise(directory: Path, major: int = 18) -> None:
     if (directory / "PG_VERSION").exists():
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
+    # Moved into place when it is whole: a killed initdb would leave a directory that looks like a cluster.
+    new = directory.with_name(f"{directory.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
     options = [
         "-U",
         "postgres",
@@ -61,18 +65,30 @@ def initialise(directory: Path, major: int = 18) -> None:
         "UTF8",
         "--locale=C.UTF-8",
         "-D",
-        str(directory),
+        str(new),
     ]
-    done = subprocess.run(
-        unprivileged([str(programs(major) / "initdb"), *options]), capture_output=True, text=True, check=False
-    )
+    done = run(unprivileged([str(programs(major) / "initdb"), *options]))
     if done.returncode != 0:
         raise StartFailed(f"initdb of {directory} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+    new.rename(directory)
+
+
+def version_command(major: int = 18) -> list[str]:
+    """Prints the version, if the server can run here at all."""
+    return unprivileged([str(programs(major) / "postgres"), "--version"])
+
+
+def sweep(directory: Path, major: int = 18) -> None:
+    """End what a killed server left in its directory: backends still at work, which keep a new one from starting,
+    and its pid file, whose pid may by now be anybody's."""
+    for pid in running(programs(major) / "postgres", directory):
+        end(pid)
+    (directory / "postmaster.pid").unlink(missing_ok=True)
 
 
 def server_command(directory: Path, port: int, settings: Sequence[str], major: int = 18) -> list[str]:
-    """`postgres` in the foreground, its socket in its own directory."""
-    command = [str(programs(major) / "postgres"), "-D", str(directory), "-p", str(port), "-k", str(directory)]
+    """`postgres` in the foreground, on TCP only: a socket's path would limit the length of the home's."""
+    command = [str(programs(major) / "postgres"), "-D", str(directory), "-p", str(port), "-k", ""]
     for setting in settings:
         command += ["-c", setting]
     return unprivileged(command)
@@ -110,7 +126,8 @@ class PostgresServer:
 
     def __enter__(self) -> Self:
         initialise(self.directory / "data", self._major)
-        self.port = _free_port()
+        sweep(self.directory / "data", self._major)
+        self.port = free_port()
         settings = [*COMMON, *(LOGICAL if self._wal_level == "logical" else ()), "fsync=off"]
         self._process = spawn(
             server_command(self.directory / "data", self.port, settings, self._major), self.log
@@ -134,12 +151,3 @@ class PostgresServer:
     ) -> None:
         if self._process is not None:
             stop(self._process, signal.SIGINT, 20)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = int(probe.getsockname()[1])
-    return port if is_free(port) else _free_port()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,20 @@ _LIBC: Final = ctypes.CDLL(None)
 #: Run by a child to tie itself to its parent: entering a user namespace had cleared the kernel's note.
 TIED: Final = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
-    "os.getppid() != 1 and os.execv(sys.argv[1], sys.argv[1:])"
+    "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _tied_to(parent: int) -> Callable[[], None]:
+    """What a child runs before its program. A parent that died before the kernel was told leaves no orphan."""
+
+    def tie() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
 
 
 def spawn(
@@ -39,8 +48,21 @@ def spawn(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  the keeper has one thread
+            preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509  the keeper has one thread
         )
+
+
+def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, or until this process ends."""
+    return subprocess.run(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        preexec_fn=_tied_to(os.getpid()),
+    )
 
 
 def unprivileged(command: Sequence[str]) -> list[str]:
@@ -48,7 +70,7 @@ def unprivileged(command: Sequence[str]) -> list[str]:
     if os.geteuid() != 0:
         return list(command)
     namespace = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
-    return [*namespace, sys.executable, "-c", TIED, *command]
+    return [*namespace, sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *command]
 
 
 def born(pid: int) -> str:
@@ -83,6 +105,27 @@ def wait_gone(pid: int, birth: str, seconds: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def end(pid: int, seconds: float = 10.0) -> None:
+    """Kill a process that is not our child, and wait until it is gone."""
+    birth = born(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    wait_gone(pid, birth, seconds)
+
+
+def running(program: Path, directory: Path) -> list[int]:
+    """Processes of a program that work in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            here = (os.readlink(entry / "exe"), os.readlink(entry / "cwd"))
+            if here == (str(program.resolve()), str(directory.resolve())):
+                found.append(int(entry.name))
+    return found
 
 
 def tail(path: Path, lines: int = 8) -> str:

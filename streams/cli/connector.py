@@ -20,11 +20,15 @@ def connector() -> None:
 @connector.command()
 @click.option("--no-load", is_flag=True, help="Do not ask for first loads, nor follow them.")
 @click.option(
-    "--wait", type=float, default=0.0, metavar="SECONDS", help="Also wait until all is searchable (workers)."
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Then wait so long until all is searchable; a worker must run.",
 )
 @click.pass_context
 def apply(ctx: click.Context, no_load: bool, wait: float) -> None:
-    """Create topics and connector, then load every table that was not loaded yet. Run again, it goes on."""
+    """Create topics and connector, and load what is not loaded yet. Killed and run again, it goes on."""
     from streams.capture import apply as apply_capture
     from streams.capture import wait_searchable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import UpwellError
-from streams.settings import Settings, load
+from schemas.errors import SettingsError, UpwellError
+from streams.settings import Settings, load, read_environment_file
 
 
 @dataclass
@@ -24,15 +25,50 @@ class Context:
 
 def settings_from(ctx: click.Context) -> Settings:
     """The validated settings of this invocation. Raises SettingsError."""
-    return load(ctx.ensure_object(Context).spec)
+    return _checked(load(spec_from(ctx)))
+
+
+def local_settings(spec: Path, home: Path) -> Settings:
+    """Settings of the line on this machine: addresses of its own stack win over exported ones, as for its worker.
+
+    Raises SettingsError.
+    """
+    own = {**read_environment_file(home / "stack.env"), "UPWELL_HOME": str(home)}
+    return _checked(load(spec, environment={**os.environ, **own}))
+
+
+def spec_from(ctx: click.Context) -> Path:
+    """`--spec`, else UPWELL_SPEC, else `upwell.toml` here."""
+    return ctx.ensure_object(Context).spec or Path(os.environ.get("UPWELL_SPEC") or "upwell.toml")
 
 
 def home_from(ctx: click.Context) -> Path:
     """Where the local state lives: UPWELL_HOME, else `.upwell` beside the spec."""
-    import os
+    beside = spec_from(ctx).resolve().parent / ".upwell"
+    return Path(os.environ.get("UPWELL_HOME") or beside).resolve()
 
-    spec = ctx.ensure_object(Context).spec or Path(os.environ.get("UPWELL_SPEC") or "upwell.toml")
-    return Path(os.environ.get("UPWELL_HOME") or spec.resolve().parent / ".upwell").resolve()
+
+def _checked(settings: Settings) -> Settings:
+    for place, dsn in (("source.dsn", settings.source.dsn), ("sink.dsn", settings.sink.dsn)):
+        if not _is_dsn(dsn):
+            raise SettingsError(
+                f"{place} is no Postgres address: write postgresql://user:password@host:port/database with %40 for @ "
+                "and %2F for / in the password, or host=... port=... dbname=... user=... password=..."
+            )
+    return settings
+
+
+def _is_dsn(dsn: str) -> bool:
+    """Whether it can be read whole: libpq's own complaint would quote pieces of a mistyped password."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        found = conninfo_to_dict(dsn)
+    except ProgrammingError:
+        return False
+    port = str(found.get("port") or "").replace(",", "")
+    return "@" not in str(found.get("host") or "") and (port == "" or port.isdecimal())
 
 
 @contextlib.contextmanager
@@ -47,11 +83,23 @@ def one_clear_line() -> Iterator[None]:
         click.echo(f"upwell: {error}", err=True)
         sys.exit(error.exit_code)
     except UpwellError as error:
-        click.echo(f"upwell: {' '.join(str(error).split())}", err=True)
+        click.echo(f"upwell: {_one_line(error)}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"upwell: {error.filename}: {error.strerror}", err=True)
+        sys.exit(SettingsError.exit_code)
     except KeyboardInterrupt:
         click.echo("upwell: interrupted", err=True)
         sys.exit(130)
+
+
+def _one_line(error: UpwellError) -> str:
+    """The message without line breaks, and without the password of a URL in it."""
+    from connectors.debezium.connect import redacted
+
+    return redacted(" ".join(str(error).split()))
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -11,9 +12,12 @@ from typing import Any, Final
 import click
 import psycopg
 
-from streams.cli.context import home_from, one_clear_line, say
+from connectors.postgres.capture_state import connect_sink
+from connectors.postgres.source import connect_source
+from schemas.errors import UpwellError
+from streams.cli.context import home_from, local_settings, say, spec_from
 from streams.ports import Encoder
-from streams.settings import Settings, load
+from streams.settings import Settings
 
 LIVE_SECONDS: Final = 30.0
 VISIBLE_SECONDS: Final = 30.0
@@ -26,25 +30,31 @@ GONE: Final = "SELECT count(*) = 0 FROM upwell.{} WHERE id = %(key)s"
 
 
 @click.command()
-@click.option("--seconds", default=LIVE_SECONDS, show_default=True, help="How long to make live changes.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=LIVE_SECONDS,
+    show_default=True,
+    help="How long to make live changes.",
+)
 @click.pass_context
 def demo(ctx: click.Context, seconds: float) -> None:
-    """Bring everything up in a fresh `.upwell/demo`, change rows, search before and after, report, stop."""
-    with one_clear_line():
-        from streams.local import Line
+    """Start all in a fresh `.upwell/demo`, change rows, search before and after, report, stop."""
+    from streams.local import Line
 
-        home = home_from(ctx) / "demo"
-        line = Line(home, _Stopwatch())
+    spec, home = spec_from(ctx), home_from(ctx) / "demo"
+    local_settings(spec, home)  # what is wrong in them is said before anything starts
+    line = Line(home, _Stopwatch())
+    line.stop_worker()
+    if home.exists():
+        line.stop_stack()
+        shutil.rmtree(home)
+    try:
+        _run(line, home, spec, seconds)
+    finally:
         line.stop_worker()
-        if home.exists():
-            line.stop_stack()
-            shutil.rmtree(home)
-        try:
-            _run(line, home, ctx.obj.spec, seconds)
-        finally:
-            line.stop_worker()
-            line.stop_stack()
-        say("demo: everything stopped")
+        line.stop_stack()
+    say("demo: everything stopped")
 
 
 class _Stopwatch:
@@ -57,10 +67,10 @@ class _Stopwatch:
         say(f"{time.monotonic() - self._started:6.1f} s  {line}")
 
 
-def _run(line: Any, home: Path, spec: Path | None, seconds: float) -> None:
+def _run(line: Any, home: Path, spec: Path, seconds: float) -> None:
     tell = line.progress
     line.start_stack()
-    settings = load(spec, environment={"UPWELL_HOME": str(home)})
+    settings = local_settings(spec, home)
     line.prepare(settings, sample=True)
     line.start_worker(spec)
     encoder = _InBackground(settings)
@@ -68,8 +78,8 @@ def _run(line: Any, home: Path, spec: Path | None, seconds: float) -> None:
     first.start()
     line.load(settings, deadline=time.monotonic() + LOAD_SECONDS)
     with (
-        psycopg.connect(settings.source.dsn, autocommit=True) as source,
-        psycopg.connect(settings.sink.dsn, autocommit=True) as sink,
+        connect_source(settings.source.dsn) as source,
+        connect_sink(settings.sink.dsn) as sink,
     ):
         _live_changes(source, sink, seconds, tell)
         _searches(settings, source, sink, encoder.get())
@@ -101,7 +111,7 @@ class _InBackground:
 
 
 def _tell_first_vector(settings: Settings, tell: Any) -> None:
-    with psycopg.connect(settings.sink.dsn, autocommit=True) as sink:
+    with contextlib.suppress(UpwellError, psycopg.Error), connect_sink(settings.sink.dsn) as sink:
         while True:
             for name in settings.collections:
                 if sink.execute(f"SELECT 1 FROM upwell.{name} LIMIT 1").fetchone():
@@ -139,11 +149,11 @@ def _live_changes(
     delays: list[float] = []
     until = time.monotonic() + seconds
     for change in sample.live_changes(seed=1):
-        if time.monotonic() > until:
-            break
         delay = _commit_and_wait(source, sink, change)
         delays.append(delay)
         say(f"  {delay:6.3f}  {'#' * min(60, round(delay * 100)):<20} {change.description}")
+        if time.monotonic() > until:
+            break
         time.sleep(0.3)
     ordered = sorted(delays)
     p50, p95 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.95)]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
-from streams.cli.context import one_clear_line, settings_from
+from streams.cli.context import settings_from
 from streams.cli.table import console, duration, percent, print_whole, seconds, table
 from streams.freshness.report import CollectionReport, Delays, Report, as_json, build_report
 from streams.settings import Settings
@@ -45,8 +45,7 @@ class Window(click.ParamType):
 @click.pass_context
 def report(ctx: click.Context, json_: bool, window: timedelta, collection: str | None) -> None:
     """Propagation delay by stage, what is pending, dead letters, and work saved."""
-    with one_clear_line():
-        print_report(settings_from(ctx), window, collection, json_=json_)
+    print_report(settings_from(ctx), window, collection, json_=json_)
 
 
 def print_report(

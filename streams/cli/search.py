@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from schemas.errors import SettingsError
-from streams.cli.context import one_clear_line, settings_from
+from streams.cli.context import settings_from
 from streams.cli.table import console, duration, one_line, table
 from streams.settings import Settings
 
@@ -31,13 +31,12 @@ def search(ctx: click.Context, collection: str, text: str, k: int, json_: bool) 
     """The chunks of COLLECTION nearest to TEXT: score, key, chunk number, staleness, text."""
     if not text.strip():
         raise click.BadParameter("is blank", param_hint="TEXT")
-    with one_clear_line():
-        settings = settings_from(ctx)
-        hits = find(settings, collection, text, k)
-        if json_:
-            click.echo(json.dumps(as_json(settings, collection, text, hits), indent=2, ensure_ascii=False))
-        else:
-            render(hits)
+    settings = settings_from(ctx)
+    hits = find(settings, collection, text, k)
+    if json_:
+        click.echo(json.dumps(as_json(settings, collection, text, hits), indent=2, ensure_ascii=False))
+    else:
+        render(hits)
 
 
 def find(settings: Settings, collection: str, text: str, k: int) -> list[SearchHit]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import click
 
 from streams.cli.context import home_from, one_clear_line, say
+
+LOGS: Final = ("source", "sink", "kafka", "registry", "connect", "keeper")
 
 
 @click.group()
@@ -25,8 +28,10 @@ def up(ctx: click.Context, ports: tuple[str, ...]) -> None:
     wanted = {}
     for each in ports:
         name, _, number = each.partition("=")
-        if name not in PORTS or not number.isdigit():
-            raise click.UsageError(f"--port {each}: write NAME=PORT with one of {', '.join(PORTS)}")
+        if name not in PORTS or not number.isdecimal() or not 0 < int(number) < 65536:
+            raise click.UsageError(
+                f"--port {each}: write NAME=PORT, 1 to 65535, with one of {', '.join(PORTS)}"
+            )
         wanted[name] = int(number)
     with one_clear_line():
         local.up(home_from(ctx), progress=say, ports=wanted)
@@ -56,16 +61,21 @@ def status(ctx: click.Context, as_json: bool) -> None:
         click.echo(json.dumps({each.name: each.pid for each in found}))
     else:
         for each in found:
-            click.echo(f"{each.name:<10} {'running, pid ' + str(each.pid) if each.pid else 'not running'}")
+            says = f"running, pid {each.pid}" if each.pid else f"not running, log in {each.log}"
+            click.echo(f"{each.name:<10} {says}")
     ctx.exit(0 if all(each.pid for each in found) else 1)
 
 
 @stack.command()
-@click.argument("component", type=click.Choice(["source", "sink", "kafka", "registry", "connect", "keeper"]))
+@click.argument("component", type=click.Choice(LOGS), required=False)
 @click.option("-n", "lines", default=40, show_default=True, help="How many of the last lines.")
 @click.pass_context
-def logs(ctx: click.Context, component: str, lines: int) -> None:
-    """The last lines of a component's log."""
+def logs(ctx: click.Context, component: str | None, lines: int) -> None:
+    """The last lines of a component's log; without one, of all logs."""
     from infra.stack.processes import tail
 
-    click.echo(tail(home_from(ctx) / "log" / f"{component}.log", lines))
+    for name in LOGS if component is None else [component]:
+        path = home_from(ctx) / "log" / f"{name}.log"
+        if component is None:
+            click.secho(f"==> {path}", bold=True)
+        click.echo(tail(path, lines))

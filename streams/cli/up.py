@@ -6,28 +6,33 @@ import time
 
 import click
 
-from streams.cli.context import home_from, one_clear_line, say, settings_from
+from streams.cli.context import home_from, local_settings, say, spec_from
 from streams.settings import Settings
 
 
 @click.command()
 @click.option("--sample/--no-sample", default=True, help="Load the sample shop into an empty source.")
 @click.option(
-    "--deadline-seconds", default=900.0, show_default=True, help="Give up on the first load after this."
+    "--deadline-seconds",
+    type=click.FloatRange(min=0),
+    default=900.0,
+    show_default=True,
+    help="Give up on the first load after this.",
 )
 @click.pass_context
 def up(ctx: click.Context, sample: bool, deadline_seconds: float) -> None:
     """Start stack, capture and a worker; return when the first load is searchable. Again: restart what died."""
-    with one_clear_line():
-        from streams.local import Line
+    from streams.local import Line
 
-        line = Line(home_from(ctx), say)
-        line.start_stack()
-        settings = settings_from(ctx)
-        line.prepare(settings, sample=sample)
-        line.start_worker(ctx.obj.spec)
-        line.load(settings, deadline=time.monotonic() + deadline_seconds)
-        say("up: " + _addresses(settings))
+    spec, home = spec_from(ctx), home_from(ctx)
+    local_settings(spec, home)  # what is wrong in them is said before anything starts
+    line = Line(home, say)
+    line.start_stack()
+    settings = local_settings(spec, home)
+    line.prepare(settings, sample=sample)
+    line.start_worker(spec)
+    line.load(settings, deadline=time.monotonic() + deadline_seconds)
+    say("up: " + _addresses(settings))
 
 
 def _addresses(settings: Settings) -> str:
@@ -42,10 +47,9 @@ def _addresses(settings: Settings) -> str:
 @click.pass_context
 def down(ctx: click.Context) -> None:
     """Stop the worker and the stack; what they stored stays for the next `up`."""
-    with one_clear_line():
-        from streams.local import Line
+    from streams.local import Line
 
-        line = Line(home_from(ctx), say)
-        line.stop_worker()
-        line.stop_stack()
-        say("down")
+    line = Line(home_from(ctx), say)
+    line.stop_worker()
+    line.stop_stack()
+    say("down")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from streams.cli.context import one_clear_line, settings_from
+from streams.cli.context import settings_from
 
 
 @click.command()
@@ -12,14 +12,11 @@ from streams.cli.context import one_clear_line, settings_from
 @click.pass_context
 def worker(ctx: click.Context, slot: str | None) -> None:
     """Run one worker until SIGTERM: takes changes in, and embeds what is pending."""
-    with one_clear_line():
-        settings = settings_from(ctx)
-        if slot:
-            settings = settings.model_copy(
-                update={"worker": settings.worker.model_copy(update={"slot": slot})}
-            )
-        from streams import logs
-        from streams.app import run_worker
+    settings = settings_from(ctx)
+    if slot:
+        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"slot": slot})})
+    from streams import logs
+    from streams.app import run_worker
 
-        logs.set_up()
-        run_worker(settings)
+    logs.set_up()
+    run_worker(settings)

@@ -81,7 +81,7 @@ class Embedder:
         self._wake.set()
 
     async def run(self, on_fatal: Callable[[BaseException], None]) -> None:
-        """Free this slot's leases of an earlier life, then embed until `stop`. Halt errors go to `on_fatal`."""
+        """Free this slot's leases of an earlier life or step, then embed until `stop`. Halt errors go to `on_fatal`."""
         pause = 0.1
         released = False
         while not self._stopping:
@@ -92,6 +92,7 @@ class Embedder:
                     await self._wait(self._limits.poll_seconds)
                 pause = 0.1
             except Retry as error:
+                released = False  # what the failed step had claimed must not wait for the end of its lease
                 log.warning("embed retry", error=str(error), pause_seconds=pause)
                 await self._wait(pause)
                 pause = min(pause * 2, 5.0)
@@ -141,13 +142,11 @@ class Embedder:
             if not cuts:
                 return
             writes, encoded = await self._encoded(cuts)
+            await self._write(cuts, writes, encoded, time.monotonic() - started)
         except (Halt, Retry):
             raise
         except Exception as error:
             await self._isolate(claims, error)
-            return
-        seconds = time.monotonic() - started
-        await self._write(cuts, writes, encoded, seconds)
 
     async def _cut(self, claims: Sequence[Claim]) -> list[Cut]:
         recipe = self._recipes[(claims[0].collection, claims[0].generation)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition, Undecodable
+from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition, Undecodable, Version
 from schemas.sink import Fence, IntakePlan, IntakeView, Lane, OffsetRange, RecordState, RecordWrite
 
 Complete = Callable[[Change, Mapping[str, JsonValue] | None], Change | Undecodable]
@@ -164,6 +164,7 @@ class _Batch:
         self.wanted: set[str] = set()
         self.done: set[str] = set()
         self.fence_committed_at: datetime | None = None
+        self.truncated: dict[str, Version] = {}
 
     def take(self, event: Change | Undecodable) -> None:
         place = (event.at, event.version.offset)
@@ -249,6 +250,7 @@ class _Batch:
                 continue
             if folded.last is not None:
                 self.outcomes[(folded.last.at, folded.last.version.offset)] = Outcome.SUPERSEDED
+                self.truncated[key] = folded.last.version
             # A dead letter has no lsn, it may be of after the truncate: it stays open.
             self.keys[key] = _Folded(None, None, spoilt=folded.spoilt)
             self.wanted.discard(key)
@@ -273,6 +275,7 @@ class _Batch:
             fence_committed_at=self.fence_committed_at,
             repairs_wanted=frozenset(self.wanted),
             repairs_done=frozenset(self.done),
+            truncated=self.truncated,
             outcomes=counts,
         )
 

@@ -25,6 +25,10 @@ from streams.ports import IntakeStore, SchemaRegistry
 T = TypeVar("T")
 
 
+class _HeldUp(Exception):
+    """One event of a batch is blocked: those before it need not wait."""
+
+
 class Intake:
     """Takes in the batches of one collection. Not shared between tasks."""
 
@@ -74,10 +78,13 @@ class Intake:
         return self._decoder.decode(message)
 
     async def _commit(self, events: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
-        """Write a batch; a row that the sink refuses is found by halving and dead-lettered alone."""
+        """Write a batch; an event that the sink refuses or that is blocked is found by halving.
+
+        Alone, the refused one becomes a dead letter and the blocked one waits to be mended.
+        """
         try:
             await self._write(events)
-        except RecordRejected as error:
+        except (RecordRejected, _HeldUp) as error:
             if len(events) > 1:
                 middle = len(events) // 2
                 await self._commit(events[:middle])
@@ -94,9 +101,14 @@ class Intake:
             return self._decoder.complete(change, row, messages[change.at, change.version.offset])
 
         async def attempt() -> tuple[IntakePlan, datetime]:
-            return await self._store.intake(
-                self._request(events), lambda view: decide(events, view, complete)
-            )
+            try:
+                return await self._store.intake(
+                    self._request(events), lambda view: decide(events, view, complete)
+                )
+            except Blocked as error:
+                if len(events) > 1:
+                    raise _HeldUp from error
+                raise
 
         plan, visible_at = await self._persist(attempt, pairs[0][0])
         self._positions.update(plan.positions)
@@ -123,7 +135,7 @@ class Intake:
         )
 
 
-def _rejected(message: RawMessage, event: Change | Undecodable, error: RecordRejected) -> Undecodable:
+def _rejected(message: RawMessage, event: Change | Undecodable, error: Exception) -> Undecodable:
     """The dead letter of a row that the sink refused."""
     return Undecodable(
         at=message.at,

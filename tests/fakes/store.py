@@ -185,6 +185,8 @@ class FakeStore:
         for write in plan.writes:
             records[write.key] = write.state
             self._follow(collection, write, now)
+        for key, version in plan.truncated.items():
+            self._close_dead_letters(collection, key, version, kept=False)
         for letter in plan.dead_letters:
             self._bury(collection, letter)
         for each in plan.ranges:
@@ -204,7 +206,7 @@ class FakeStore:
             self._remove(collection, write.key)
         elif write.embed == "pending":
             self._make_pending(collection, write, now)
-        self._close_dead_letters(collection, write)
+        self._close_dead_letters(collection, write.key, write.state.version, kept=write.embed == "keep")
         if write.outcome.value != "unchanged":
             self._audit(collection, write.outcome.value, write.key, version=write.state.version)
 
@@ -241,12 +243,11 @@ class FakeStore:
                 row.next_since = least(row.next_since, write.committed_since)
                 row.next_changes += changes
 
-    def _close_dead_letters(self, collection: str, write: RecordWrite) -> None:
+    def _close_dead_letters(self, collection: str, key: str, version: Version, *, kept: bool) -> None:
         """One of the embed stage stays open while the text is still what could not be embedded."""
         for letter in self.dead_letters:
-            mine = (letter.collection, letter.key) == (collection, write.key) and letter.closed_by is None
-            kept = letter.stage == "embed" and write.embed == "keep"
-            if mine and not kept and letter.version < write.state.version:
+            mine = (letter.collection, letter.key) == (collection, key) and letter.closed_by is None
+            if mine and not (kept and letter.stage == "embed") and letter.version < version:
                 letter.closed_by, letter.letter = "superseded", None
 
     def _bury(self, collection: str, letter: Undecodable) -> None:

@@ -108,15 +108,18 @@ class Sink:
         for write in plan.writes:
             assert key_is_older(self.records.get(write.key), write.state)
             self.records[write.key] = write.state
-            self.dead = [
-                one for one in self.dead if one.key != write.key or one.version > write.state.version
-            ]
+            self._close(write.key, write.state.version)
+        for key, version in plan.truncated.items():
+            self._close(key, version)
         self.dead += plan.dead_letters
         for key in plan.repairs_done:
             self.repairs.pop(key, None)
         for key in plan.repairs_wanted:
             if key in self.records and not self.records[key].deleted:
                 self.repairs[key] = self.records[key].version
+
+    def _close(self, key: str, version: Version) -> None:
+        self.dead = [one for one in self.dead if one.key != key or one.version > version]
 
     def one_by_one(self, events: Sequence[Change | Undecodable]) -> Sink:
         """Each event in a batch of its own."""

@@ -298,7 +298,6 @@ async def test_a_sink_that_is_away_is_tried_again(executor: Executor) -> None:
     assert fatal == []
 
 
-@pytest.mark.xfail(strict=True, reason="run() frees the slot's leases at its start only")
 async def test_a_sink_that_goes_away_at_the_write_delays_no_lease_long(executor: Executor) -> None:
     """The claims of the failed step must not wait for the end of their lease."""
 
@@ -322,7 +321,6 @@ async def test_a_sink_that_goes_away_at_the_write_delays_no_lease_long(executor:
         await asyncio.wait_for(running, 5)
 
 
-@pytest.mark.xfail(strict=True, reason="what write() raises is not isolated: it ends the worker")
 async def test_a_document_that_the_sink_refuses_delays_itself_only(executor: Executor) -> None:
     class Refusing(MemoryStore):
         async def write(self, writes: Sequence[EmbedWrite]) -> tuple[Sequence[WriteOutcome], datetime]:

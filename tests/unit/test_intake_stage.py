@@ -203,7 +203,6 @@ async def test_a_blocked_message_waits_behind_what_came_before_and_goes_on_when_
     assert line.positions == {AT: 3}
 
 
-@pytest.mark.xfail(strict=True, reason="a value found missing in the transaction holds up the whole batch")
 async def test_a_value_that_was_not_sent_holds_up_only_what_comes_after_it() -> None:
     line = Line()
     good, hole = line.row(1, "tea"), line.row(2, "__hole_5f3a__")

@@ -148,6 +148,5 @@ def test_a_missing_spec(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a variable laid over a section that is no table is a TypeError")
 def test_a_section_that_is_no_table_and_a_variable_of_it(folder: Path) -> None:
     assert "kafka" in complaint(folder, "kafka = 3\n", {"UPWELL_KAFKA_PARTITIONS": "3"})

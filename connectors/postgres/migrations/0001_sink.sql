@@ -1,4 +1,4 @@
--- The sink's own tables (DESIGN 8). What belongs to one collection is brought in line with the spec by objects.py.
+-- The sink's own tables (DESIGN 8). What belongs to one collection is brought in line with the spec by migrate.py.
 
 -- Which capture of the source: one topic prefix each.
 CREATE TABLE upwell.lineage (
@@ -213,6 +213,8 @@ BEGIN
     RETURN done;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION upwell.make_audit_partitions(integer, integer) FROM PUBLIC;
 
 -- What workers count, and how long things took; a writer is one process incarnation.
 CREATE TABLE upwell.counter (

@@ -25,6 +25,10 @@ UPDATE {record} r SET {column} = p.{column}
   FROM {record} s, LATERAL jsonb_to_record(s._row) AS p({column} {type})
  WHERE s._key = r._key AND s._row ? {column_name}
 
+-- name: index_key
+-- Applications look a row up by its own key.
+CREATE INDEX IF NOT EXISTS {index} ON {record} ({columns})
+
 -- name: create_embedding
 -- What search sees.
 CREATE TABLE IF NOT EXISTS {embedding} (
@@ -44,12 +48,16 @@ CREATE INDEX IF NOT EXISTS {index} ON {embedding} (chunk_hash)
 CREATE INDEX IF NOT EXISTS {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
 
 -- name: create_view
--- Applications depend on this; metadata columns are last, so that new ones append.
+-- Applications depend on this; metadata columns are last, so that new ones append. A dead letter is stale until it is
+-- replayed or waived.
 CREATE OR REPLACE VIEW {view} AS
 SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding, {model}::text AS model, r._committed_at AS source_committed_at,
        e.embedded_at,
        EXISTS (SELECT 1 FROM upwell.pending p
-                WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key) AS is_stale{metadata}
+                WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key)
+       OR EXISTS (SELECT 1 FROM upwell.dead_letter d
+                   WHERE d.collection = {collection} AND d.key = e.key AND d.closed_at IS NULL
+                     AND coalesce(d.generation, {generation}) = {generation}) AS is_stale{metadata}
   FROM {embedding} e JOIN {record} r ON r._key = e.key
 
 -- name: drop_search
@@ -59,15 +67,17 @@ DROP FUNCTION IF EXISTS {function}(text, vector, int, int)
 -- The planner settings that an application would forget, and a check that the query vector is of the live model.
 CREATE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT 100)
 RETURNS TABLE ({returns}, score double precision)
-LANGUAGE plpgsql STABLE AS $search$
+LANGUAGE plpgsql STABLE
+SET hnsw.iterative_scan = 'relaxed_order'
+SET hnsw.ef_search = 100 -- both end with the function, what is set within it too
+AS $search$
 #variable_conflict use_column
 BEGIN
     IF for_model IS DISTINCT FROM {model} THEN
         RAISE EXCEPTION 'the live model of % is %, the query vector is of %', {collection}, {model}, for_model
               USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM set_config('hnsw.ef_search', least(greatest(ef_search, k), 1000)::text, true),
-            set_config('hnsw.iterative_scan', 'relaxed_order', true);
+    PERFORM set_config('hnsw.ef_search', least(greatest(ef_search, k), 1000)::text, true);
     RETURN QUERY EXECUTE
         'WITH nearest AS MATERIALIZED (
              SELECT v.*, v.embedding <=> $1 AS distance FROM {view} v ORDER BY v.embedding <=> $1 LIMIT $2)
@@ -81,8 +91,25 @@ GRANT SELECT ON {view} TO upwell_reader
 -- name: grant_search
 GRANT EXECUTE ON FUNCTION {function}(text, vector, int, int) TO upwell_reader
 
+-- name: view_columns
+-- Of a view that is there already, in order.
+SELECT attname FROM pg_attribute
+ WHERE attrelid = to_regclass(%(view)s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+
+-- name: drop_view
+DROP VIEW {view}
+
 -- name: grant_worker
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA upwell TO upwell_worker
+-- What a worker does and no more: it changes no generation, no migration, and no audit row.
+GRANT SELECT ON ALL TABLES IN SCHEMA upwell TO upwell_worker;
+GRANT INSERT, UPDATE, DELETE ON upwell.position, upwell.pending, upwell.dead_letter, upwell.repair, upwell.counter,
+      upwell.delay, upwell.worker TO upwell_worker;
+GRANT INSERT ON upwell.audit TO upwell_worker;
+GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.collection TO upwell_worker;
+GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker
+
+-- name: grant_worker_collection
+GRANT INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker
 
 -- name: live_generation
 SELECT number, fingerprint, model, template, max_tokens, overlap_tokens FROM upwell.generation
