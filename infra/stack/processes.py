@@ -74,12 +74,13 @@ def unprivileged(command: Sequence[str]) -> list[str]:
 
 
 def born(pid: int) -> str:
-    """Start time of a process in clock ticks; "" if there is none, or only a zombie: a reused pid is another one."""
+    """Start time of a process in clock ticks; "" if there is none, or only a zombie: a reused pid is another one.
+    A zombie with threads is still dying, and still holds its ports."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return "" if fields[0] == "Z" else fields[19]
+    return "" if fields[0] == "Z" and int(fields[17]) <= 1 else fields[19]
 
 
 def stop(process: subprocess.Popen[bytes], number: signal.Signals, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -49,11 +50,13 @@ def demo(ctx: click.Context, seconds: float) -> None:
     if home.exists():
         line.stop_stack()
         shutil.rmtree(home)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the demo ends all of it
     try:
         _run(line, home, spec, seconds)
     finally:
         line.stop_worker()
         line.stop_stack()
+        signal.signal(signal.SIGTERM, before)
     say("demo: everything stopped")
 
 
@@ -83,6 +86,7 @@ def _run(line: Any, home: Path, spec: Path, seconds: float) -> None:
     ):
         _live_changes(source, sink, seconds, tell)
         _searches(settings, source, sink, encoder.get())
+    line.stop_worker()  # its last counts and delays are stored when it ends
     _report(settings)
 
 

@@ -58,6 +58,7 @@ def test_a_second_runner_gets_one_clear_line(connection: Connection, dsn: str) -
         with pytest.raises(UpwellError, match=r"^another .*migrate.* is running") as caught:
             migrate_sink(connection, [layout()])
         assert "\n" not in str(caught.value)
+        first.execute("SELECT pg_advisory_unlock_all()")  # a closed session's backend ends a moment later
     migrate_sink(connection, [layout()])
 
 

@@ -9,11 +9,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import tempfile
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +24,7 @@ import psycopg
 import pytest
 
 from infra.stack.environment import StackEnvironment, kept_ports
-from infra.stack.jars import cache_directory, locked
+from infra.stack.jars import cache_directory, fetch, locked, unpack_registry
 from infra.stack.postgres import PostgresServer, dsn
 from infra.stack.processes import born
 from tests.deployment import ROOT, until
@@ -119,8 +121,16 @@ class Home:
         until(lambda: not process.lives(), 10, f"{name} killed")
 
     def keeper(self) -> Process:
-        state = json.loads((self.path / "stack.json").read_text())["keeper"]
-        return Process(state["pid"], state["born"])
+        with contextlib.suppress(FileNotFoundError):
+            state = json.loads((self.path / "stack.json").read_text())["keeper"]
+            return Process(state["pid"], state["born"])
+        return Process(0, "")
+
+    def kill_keeper(self) -> None:
+        """kill -9, of no other process than the keeper that now runs."""
+        keeper = self.keeper()
+        assert keeper.lives()
+        os.kill(keeper.pid, signal.SIGKILL)
 
     def processes(self) -> set[Process]:
         """Everything that belongs to this home: by command line, by working directory, and their children."""
@@ -277,35 +287,49 @@ def test_a_component_that_cannot_start_shows_its_last_log_lines(home: Home) -> N
 
 
 def killed_without_a_trace(home: Home, caller: subprocess.Popen[str]) -> None:
-    running = home.processes()
-    assert running
+    before = home.processes()
     caller.kill()
     caller.communicate()
-    until(lambda: home.is_empty(running), GONE_SECONDS, "every process gone")
+    assert before
+    until(lambda: home.is_empty(before), GONE_SECONDS, "every process gone")
     assert not (home.path / "stack.json").exists()
 
 
-STARTING: Final[Mapping[str, Callable[[Path], bool]]] = {
-    "initdb": lambda path: (path / "source.new" / "PG_VERSION").exists(),
-    "Kafka's format": lambda path: (path / "kafka.new").exists(),
-    "all but Connect started": lambda path: '"registry"' in (path / "stack.json").read_text(),
-}
+def starts_registry(path: Path) -> bool:
+    """Whether all but Connect were started."""
+    return '"registry"' in (path / "stack.json").read_text()
 
 
-@pytest.mark.parametrize("victim", ["keeper", "caller"])
-@pytest.mark.parametrize("point", STARTING)
-def test_killed_while_it_starts_it_leaves_no_process(shared: Home, point: str, victim: str) -> None:
+#: In this order, for what one leaves is what the next one finds.
+STARTING: Final[Sequence[tuple[str, str, Callable[[Path], bool]]]] = [
+    ("caller", "initdb", lambda path: (path / "source.new").exists()),
+    ("keeper", "initdb", lambda path: (path / "sink.new" / "PG_VERSION").exists()),
+    ("keeper", "format", lambda path: (path / "kafka.new").exists()),
+    ("caller", "components", starts_registry),
+    ("keeper", "components", starts_registry),
+]
+
+
+@pytest.mark.parametrize(
+    ("victim", "reached"), [pytest.param(who, seen, id=f"{who}-{at}") for who, at, seen in STARTING]
+)
+def test_killed_while_it_starts_it_leaves_no_process(
+    shared: Home, victim: str, reached: Callable[[Path], bool]
+) -> None:
     caller = shared.begin("up")
-    until(lambda: STARTING[point](shared.path), 60, point)
-    if victim == "caller":
-        killed_without_a_trace(shared, caller)
-    else:
-        before = shared.processes()
-        os.kill(shared.keeper().pid, signal.SIGKILL)
-        done = finished(caller)
-        assert done.returncode == 3
-        assert "the stack's keeper ended with -9" in done.stderr
-        until(lambda: shared.is_empty(before), GONE_SECONDS, "every process gone")
+    try:
+        until(lambda: shared.keeper().lives() and reached(shared.path), 60, "the point reached")
+        if victim == "caller":
+            killed_without_a_trace(shared, caller)
+        else:
+            before = shared.processes()
+            shared.kill_keeper()
+            done = finished(caller)
+            assert done.returncode == 3
+            assert "the stack's keeper ended with -9" in done.stderr
+            until(lambda: shared.is_empty(before), GONE_SECONDS, "every process gone")
+    finally:
+        caller.kill()
     assert not (shared.path / "stack.env").exists()
 
 
@@ -390,7 +414,7 @@ def test_two_stacks_side_by_side_and_a_killed_keeper(running: Home, home: Home) 
     address = StackEnvironment.load(home.path).variables["UPWELL_SOURCE_DSN"]
     with psycopg.connect(address):  # an idle backend is the server's child, not the keeper's
         theirs = home.processes()
-        os.kill(home.keeper().pid, signal.SIGKILL)
+        home.kill_keeper()
         until(lambda: home.is_empty(theirs), GONE_SECONDS, "every process gone")
     assert len(home.dead()) == 5
     assert home.run("down").returncode == 0
@@ -444,29 +468,37 @@ def as_nobody() -> list[str]:
     # Python may lie below root's home, which others cannot enter: then reading is granted, and nothing else.
     reading = [*user, "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
     for prefix in (user, reading):
-        try:
-            done = subprocess.run(
-                [*prefix, sys.executable, "-c", "import streams.cli"], cwd=ROOT, check=False
-            )
-        except FileNotFoundError:
-            pytest.skip("setpriv is not installed")
-        if done.returncode == 0:
-            return prefix
-    pytest.skip("no other user can read this Python environment")
+        command = [*prefix, sys.executable, "-c", "import streams.cli"]
+        with contextlib.suppress(FileNotFoundError):
+            if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0:
+                return prefix
+    pytest.skip("no other user can read this Python environment, or there is no setpriv")
 
 
-def test_as_a_user_who_is_not_root(tmp_path: Path) -> None:
-    path = (tmp_path / "home").resolve()
-    home = Home(path, as_nobody())
-    path.mkdir()
-    os.chown(path, NOBODY, NOBODY)
+def link(source: str, target: str) -> None:
+    """A hard link where it can be one: the cache is 300 MB."""
     try:
-        done = home.run("up", UPWELL_CACHE=str(cache_directory()), HOME=str(path))
-        assert done.returncode == 0, done.stderr
-        theirs = home.processes()
-        assert {process.user for process in theirs} == {NOBODY}
-        os.kill(home.keeper().pid, signal.SIGKILL)
-        until(lambda: home.is_empty(theirs), GONE_SECONDS, "every process gone")
-        assert home.run("down").returncode == 0
-    finally:
-        stopped(home)
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def test_as_a_user_who_is_not_root() -> None:
+    """With a cache of the user's own, for root's is root's; and this user's keeper is killed, too."""
+    prefix = as_nobody()
+    with tempfile.TemporaryDirectory() as folder:
+        jars = fetch(lambda line: None)
+        unpack_registry(jars["registry"][0])
+        shutil.copytree(cache_directory(), f"{folder}/.cache/upwell", copy_function=link)
+        for each in (folder, *(root for root, _, _ in os.walk(folder))):
+            os.chown(each, NOBODY, NOBODY)
+        home = Home(Path(folder).resolve() / "home", prefix)
+        try:
+            done = home.run("up", HOME=folder, UPWELL_CACHE="", XDG_CACHE_HOME="")
+            assert done.returncode == 0, done.stderr
+            theirs = home.processes()
+            assert {process.user for process in theirs} == {NOBODY}
+            home.kill_keeper()
+            until(lambda: home.is_empty(theirs), GONE_SECONDS, "every process gone")
+        finally:
+            stopped(home)

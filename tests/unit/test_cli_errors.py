@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -313,6 +314,18 @@ def test_the_own_stack_wins_over_exported_addresses(
         ("host=own", "host=own", 3)
     ]
     assert seen[0].home == spec.parent / ".upwell" / ("demo" if command == "demo" else "")
+
+
+def test_a_demo_that_is_ended_stops_its_stack(
+    upwell: Run, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Path] = []
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("infra.stack.up", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("infra.stack.down", stopped.append)
+    assert upwell("demo").exit_code == 130
+    assert stopped == [spec.parent / ".upwell" / "demo"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # The script itself
