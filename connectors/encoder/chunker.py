@@ -8,7 +8,7 @@ by semantic-text-splitter, which keeps graphemes whole.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -115,7 +115,7 @@ class TokenChunker:
             span for first, last in pairwise(edges) for span in self._fitting(document, starts, first, last)
         ]
         if self.overlap_tokens:
-            spans = [spans[0], *(self._overlapping(document, starts, span) for span in spans[1:])]
+            spans = list(self._overlapping(document, starts, spans))
         return [text for first, last in spans if (text := document[first:last].strip())]
 
     def _starts(self, document: str) -> Iterator[int]:
@@ -145,16 +145,20 @@ class TokenChunker:
             edges = [first + at for at, _ in self._by_tokens.chunk_indices(text)]
             yield from zip([first, *edges[1:]], [*edges[1:], last], strict=True)
 
-    def _overlapping(self, document: str, starts: Sequence[int], span: tuple[int, int]) -> tuple[int, int]:
-        """The span with words before it, as many as the overlap allows."""
-        first, last = span
-        begin = first
-        for start in reversed(starts[: bisect_right(starts, first - 1)]):
-            if self.count(document[start:first]) > self.overlap_tokens:
-                break
-            if self.count(document[start:last].strip()) <= self.max_tokens:
-                begin = start
-        return begin, last
+    def _overlapping(
+        self, document: str, starts: Sequence[int], spans: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, int]]:
+        """Spans with words before them, as many as the overlap allows, none beginning before the one before it."""
+        least = 0
+        for first, last in spans:
+            begin = first
+            for start in reversed(starts[bisect_left(starts, least) : bisect_left(starts, first)]):
+                if self.count(document[start:first]) > self.overlap_tokens:
+                    break
+                if self.count(document[start:last].strip()) <= self.max_tokens:
+                    begin = start
+            yield begin, last
+            least = begin
 
 
 def _words(document: str, starts: Sequence[int], token_ends: Sequence[int]) -> list[Word]:
