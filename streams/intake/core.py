@@ -245,7 +245,9 @@ class _Batch:
         self.fence, self.fence_committed_at = fence, change.origin.committed_at
         for key in {*self.keys, *self.view.records}:
             folded = self._folded(key)
-            state = folded.state
+            state, stored = folded.state, folded.stored
+            if stored is not None and is_below(fence, stored.version.lineage, stored.fence_lsn):
+                folded.stored = None  # its vectors go, also where a row of after the truncate came first
             if state is None or not is_below(fence, state.version.lineage, state.fence_lsn):
                 continue
             if folded.last is not None:

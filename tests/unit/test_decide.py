@@ -419,6 +419,17 @@ def test_truncate_then_insert_in_one_transaction() -> None:
     assert (write.embed, write.outcome) == ("pending", Outcome.APPLIED)
 
 
+def test_a_row_of_after_a_truncate_that_comes_before_it_is_embedded_anew() -> None:
+    """The truncate takes the vectors of what was stored with it: "the text has not changed" would leave none."""
+    sink = Sink().one_by_one([event(C, "k", "x", offset=0, lsn=90)])
+    sink = both_ways(
+        event(C, "k", "x", offset=1, lsn=102, tx=7), event(T, None, offset=2, lsn=101, tx=7), sink=sink
+    )
+    assert sink.live == {"k": "x"}
+    (write,) = sink.plans[-1].writes
+    assert (write.embed, write.outcome) == ("pending", Outcome.APPLIED)
+
+
 def test_insert_then_truncate_in_one_transaction() -> None:
     sink = both_ways(
         event(C, "k", "x", offset=0, lsn=101, tx=7),
