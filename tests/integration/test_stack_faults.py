@@ -468,7 +468,9 @@ def as_nobody() -> list[str]:
     # Python may lie below root's home, which others cannot enter: then reading is granted, and nothing else.
     reading = [*user, "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
     for prefix in (user, reading):
-        command = [*prefix, sys.executable, "-c", "import streams.cli"]
+        # A process that it starts must be able to, too: setpriv itself still had root's capabilities.
+        again = "import streams.cli, subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
+        command = [*prefix, sys.executable, "-c", again]
         with contextlib.suppress(FileNotFoundError):
             if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0:
                 return prefix
