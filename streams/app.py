@@ -26,6 +26,7 @@ from streams.embed.listen import listen
 from streams.embed.stage import Recipe
 from streams.intake.stage import Intake
 from streams.ports import Encoder
+from streams.repairs import Repairing
 from streams.settings import Settings
 from streams.worker import IntakeNeeds, Parts, Worker
 
@@ -70,6 +71,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             wakes.append(needs.wake)
             return _intakes(settings, decoders, store, registry, needs)
 
+        repairing = Repairing(settings.source.dsn, settings.sink.dsn, store.repairs_due)
         parts = Parts(
             settings=settings,
             slot=slot,
@@ -78,7 +80,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             make_recipes=lambda encoder: recipes(settings, generations, encoder),
             make_intakes=intakes,
             dimensions={(each.collection, each.number): each.dimension for each in generations},
-            services=(_listening(settings, wakes), store.keep_house),
+            services=(_listening(settings, wakes), store.keep_house, repairing.run),
         )
         await Worker(parts).run()
     finally:

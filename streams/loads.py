@@ -80,12 +80,15 @@ class Loading:
         if not wanted:
             return
         self.wait_settled([self.tables[name] for name in wanted])
+        self._wait_re_read(wanted)
         signal = new_signal_id(LOAD)
         topic = self.naming.notifications_topic
-        start = self.kafka.end_offsets([topic]).get(TopicPartition(topic, 0), 0)
-        for name in wanted:
-            self.state.set_load(name, LOADING, {"signal": signal, "from": start, "asked_lsn": self._lsn()})
-        request(self.source, signal, [self.tables[name] for name in wanted])
+        with self.state.signalling():
+            start = self.kafka.end_offsets([topic]).get(TopicPartition(topic, 0), 0)
+            for name in wanted:
+                detail = {"signal": signal, "from": start, "asked_lsn": self._lsn()}
+                self.state.set_load(name, LOADING, detail)
+            request(self.source, signal, [self.tables[name] for name in wanted])
         self.progress(f"first load asked for: {', '.join(wanted)}")
 
     def _send_again(self) -> None:
@@ -106,6 +109,17 @@ class Loading:
             if time.monotonic() - told > 5:
                 told = time.monotonic()
                 self.progress(f"{waiting[0]} waits for an older transaction{self._oldest()}")
+            time.sleep(POLL_SECONDS)
+
+    def _wait_re_read(self, names: list[str]) -> None:
+        """Debezium gives what it has queued the newest signal's id, so the end of the re-read of single rows would
+        be taken for that of the whole table.
+        """
+        told = False
+        while waiting := self.state.re_reading(names):
+            if not told:
+                self.progress(f"{waiting[0]} waits until single rows of it are read again")
+                told = True
             time.sleep(POLL_SECONDS)
 
     def _oldest(self) -> str:

@@ -1,8 +1,8 @@
 """Incremental snapshots: asked for by a row in the signal table, so that a request is as durable as the log.
 
 Debezium keeps ONE id for all scans that it has queued, that of the last signal. So ids say of what kind a
-request was: a first load begins with `load-`, the re-read of single keys with `repair-`. A repair must not be
-asked for while a load is running, or the load's completion would carry the repair's id.
+request was: a first load begins with `load-`, the re-read of single keys with `repair-`. A re-read must not be
+asked for while a load is running, or the load's completion would carry the re-read's id.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from psycopg import sql
-
 from connectors.debezium.naming import check_tables
-from connectors.postgres.source import SQL, Connection, first, source_errors
+from connectors.postgres.source import SQL, Connection, first, key_condition, source_errors
 
 LOAD: Final = "load"
 REPAIR: Final = "repair"
@@ -50,19 +48,11 @@ def sent(connection: Connection, signal_id: str) -> bool:
     return first(connection, "signal_sent", {"id": signal_id}) is not None
 
 
-def single_key(connection: Connection, table: str, key: Mapping[str, object]) -> str:
-    """Ask for a re-read of one key (H9); returns the signal's id. A key that is gone by then is in no
-    event.
+def re_read(connection: Connection, table: str, keys: Iterable[Mapping[str, object]]) -> str:
+    """Ask for single rows of one table again (H9); returns the signal's id. A key that is gone by then is in
+    no event.
     """
     signal_id = new_signal_id(REPAIR)
-    request(connection, signal_id, [table], {table: key_condition(key)})
+    condition = " OR ".join(f"({key_condition(key).as_string(connection)})" for key in keys)
+    request(connection, signal_id, [table], {table: condition})
     return signal_id
-
-
-def key_condition(key: Mapping[str, object]) -> str:
-    """`"id" = '42' AND ...`. Values are quoted as literals of unknown type: Postgres takes the column's."""
-    parts = [
-        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(str(value)))
-        for name, value in key.items()
-    ]
-    return sql.SQL(" AND ").join(parts).as_string(None)

@@ -22,6 +22,9 @@ INCOMPLETE: Final = "incomplete"
 LOADING: Final = "loading"
 COMPLETE: Final = "complete"
 
+#: A key whose re-read brought nothing is looked for again after this long; a re-read itself takes a second.
+AGAIN_SECONDS: Final = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -106,6 +109,20 @@ class CaptureState:
 
     def backfill_pending(self, collection: str) -> int:
         return int(self._rows("backfill_pending", {"collection": collection})[0]["rows"])
+
+    @contextlib.contextmanager
+    def signalling(self) -> Iterator[None]:
+        """Nobody else sends a signal meanwhile, and none is sent by whom a state that is written here concerns."""
+        self._execute("lock_signals", {})
+        try:
+            yield
+        finally:
+            self._execute("unlock_signals", {})
+
+    def re_reading(self, names: Collection[str]) -> list[str]:
+        """Collections of which single rows may be under way again."""
+        parameters = {"names": list(names), "again_seconds": AGAIN_SECONDS}
+        return [row["collection"] for row in self._rows("re_reading", parameters)]
 
     def _rows(self, query: str, parameters: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
         with sink_errors(), self._connection.cursor(row_factory=dict_row) as cursor:

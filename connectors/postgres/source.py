@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from connectors.debezium.naming import check_tables
@@ -110,6 +111,38 @@ def first(connection: Connection, query: str, parameters: Mapping[str, object] |
     """The first row, or None."""
     found = rows(connection, query, parameters)
     return found[0] if found else None
+
+
+def look_for(
+    connection: Connection,
+    table: str,
+    keys: Sequence[Mapping[str, object]],
+    transaction_ids: Sequence[int | None],
+) -> list[bool | None]:
+    """Whether the table has each key, in order; None while the key's transaction is not visible yet. One statement,
+    so one snapshot.
+    """
+    if not keys:
+        return []
+    relation = sql.Identifier(*table.split("."))
+    each = sql.SQL("({}, EXISTS (SELECT FROM {} WHERE {}))")
+    listed = [
+        each.format(sql.Literal(number), relation, key_condition(key)) for number, key in enumerate(keys, 1)
+    ]
+    transactions = sql.Literal(list(transaction_ids))
+    query = SQL.filled("look_for", keys=sql.SQL(", ").join(listed), transactions=transactions)
+    with source_errors():
+        found = connection.execute(query).fetchall()
+    return [there if visible else None for there, visible in found]
+
+
+def key_condition(key: Mapping[str, object]) -> sql.Composed:
+    """`"id" = '42' AND ...`. Values are quoted as literals of unknown type: Postgres takes the column's."""
+    parts = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(str(value)))
+        for name, value in key.items()
+    ]
+    return sql.SQL(" AND ").join(parts)
 
 
 def check_server(connection: Connection) -> None:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from connectors.postgres.capture_state import AGAIN_SECONDS
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, IntakeTransactions, Pool
 from connectors.postgres.migrate import check_schema
@@ -76,6 +77,14 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
             if taken is None or not taken[0]:
                 raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
+
+    async def repairs_due(self) -> bool:
+        """Whether a key is to be looked for at the source."""
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                found = await connection.execute(SQL["repairs_due"], {"again_seconds": AGAIN_SECONDS})
+                row = await found.fetchone()
+        return row is not None and bool(row[0])
 
     async def keep_house(self, should_stop: Callable[[], bool]) -> None:
         """Say that this worker lives, and make the coming audit partitions; the sink being away is no matter here."""

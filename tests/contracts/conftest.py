@@ -15,7 +15,7 @@ from tests.contracts.server import Server, running
 from tests.contracts.sinks import FakeSink, PostgresSink, Sink, generation, layout
 from tests.fakes.store import FakeStore
 
-_numbers: Final = itertools.count(1)
+NUMBERS: Final = itertools.count(1)
 
 
 def _migrated(server: Server) -> Server:
@@ -48,7 +48,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 def dsn(server: Server) -> Iterator[str]:
     """A migrated database of the test's own."""
-    name = f"t{next(_numbers)}"
+    name = f"t{next(NUMBERS)}"
     yield server.create(name, "migrated")
     server.drop(name)
 
@@ -56,7 +56,7 @@ def dsn(server: Server) -> Iterator[str]:
 @pytest.fixture
 def empty_dsn(server: Server) -> Iterator[str]:
     """A database that was never migrated."""
-    name = f"t{next(_numbers)}"
+    name = f"t{next(NUMBERS)}"
     yield server.create(name)
     server.drop(name)
 
@@ -82,7 +82,7 @@ async def sink(request: pytest.FixtureRequest) -> AsyncIterator[Sink]:
         yield FakeSink(FakeStore([generation("content"), generation("customers")]))
         return
     server: Server = request.getfixturevalue(f"server{request.param.removeprefix('postgres')}")
-    name = f"t{next(_numbers)}"
+    name = f"t{next(NUMBERS)}"
     dsn = server.create(name, "migrated")
     store = await PostgresStore.open(dsn, writer="test")
     yield PostgresSink(store, dsn)

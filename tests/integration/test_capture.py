@@ -18,7 +18,7 @@ import pytest
 import streams.loads
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
-from connectors.debezium.snapshot import single_key
+from connectors.debezium.snapshot import re_read
 from connectors.kafka import Kafka
 from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.source import connect_source, inspect_tables
@@ -163,7 +163,7 @@ def test_one_key_is_read_again_alone(captured: Deployment, reading: Reading) -> 
     topic = naming(captured).topic("shop.content")
     known = reading.topic(topic)
     with connect_source(captured.source_dsn) as source:
-        single_key(source, "shop.content", {"id": 7})
+        re_read(source, "shop.content", [{"id": 7}])
     (record,) = new_records(reading, topic, known, 1)
     assert (record.operation, record.key) == ("r", {"id": 7})
 

@@ -93,7 +93,7 @@ class MemoryStore:
     now: datetime = START
     fence: Fence | None = None
     records: dict[str, RecordState] = field(default_factory=dict)
-    repairs: dict[str, tuple[Version, str | None]] = field(default_factory=dict)
+    repairs: dict[str, tuple[Version, bool]] = field(default_factory=dict)
     position: dict[TopicPartition, int] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
     embedding: dict[str, list[tuple[bytes, str, Sequence[float]]]] = field(default_factory=dict)
@@ -128,8 +128,8 @@ class MemoryStore:
         }
         repairs = {
             key
-            for key, (version, signal) in self.repairs.items()
-            if key in records and signal is not None and records[key].version == version
+            for key, (version, asked) in self.repairs.items()
+            if key in records and asked and records[key].version == version
         }
         plan = decide(IntakeView(self.fence, records, frozenset(repairs)))
         assert plan.fence is None or request.exclusive
@@ -150,7 +150,7 @@ class MemoryStore:
             self.repairs.pop(key, None)
         for key in plan.repairs_wanted:
             if key in self.records and not self.records[key].deleted:
-                self.repairs[key] = (self.records[key].version, None)
+                self.repairs[key] = (self.records[key].version, False)
 
     def _remove_below(self, fence: Fence) -> None:
         self.fence = fence
@@ -189,18 +189,12 @@ class MemoryStore:
         else:
             row.next_since, row.next_changes = least(row.next_since, since), row.next_changes + changes
 
-    def finish_repair(self, signal: str) -> list[str]:
-        """A re-read has ended and all that it sent is taken in: what it did not find is gone."""
-        gone = []
-        for key, (version, asked) in list(self.repairs.items()):
-            if asked != signal:
-                continue
-            del self.repairs[key]
-            if key in self.records and self.records[key].version == version:
-                self.records[key] = replace(self.records[key], deleted=True, row=None, text_hash=b"")
-                self._forget(key)
-                gone.append(key)
-        return gone
+    def absent(self, key: str, version: Version) -> None:
+        """The source does not have it: what is still in that version becomes a marker."""
+        if self.records[key].version == version:
+            self.records[key] = replace(self.records[key], deleted=True, row=None, text_hash=b"")
+            self._forget(key)
+        self.repairs.pop(key)
 
     async def claim(
         self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
@@ -597,8 +591,6 @@ class Simulation(RuleBasedStateMachine):
         self.seen: dict[int, tuple[int, int]] = {}
         self.excused: set[int] = set()
         self.loaded = self.spoilt = self.loading = False
-        self.signal: tuple[str, int] | None = None
-        self.signals = 0
 
     # the source
 
@@ -636,7 +628,7 @@ class Simulation(RuleBasedStateMachine):
     def crash_connector(self, back: int, old: int) -> None:
         self.connector.crash(back, old)
 
-    @precondition(lambda self: not self.connector.scanning and self.signal is None and not self.loading)
+    @precondition(lambda self: not self.connector.scanning and not self.loading)
     @rule()
     def start_load(self) -> None:
         self.loading, self.spoilt = True, False
@@ -659,27 +651,24 @@ class Simulation(RuleBasedStateMachine):
     def end_load(self) -> None:
         self.loading, self.loaded = False, True
 
-    @precondition(lambda self: not self.loading and self.signal is None and not self.connector.scanning)
-    @rule()
-    def ask_for_repairs(self) -> None:
-        wanted = [key for key, (_, signal) in self.store.repairs.items() if signal is None]
-        if not wanted:
-            return
-        self.signals += 1
-        signal = f"repair-{self.signals}"
-        for key in wanted:
-            self.store.repairs[key] = (self.store.repairs[key][0], signal)
-        keys = tuple(int(key[1:-1]) for key in wanted)
-        self.connector.start([keys], len(self.source.commits))
-        self.signal = (signal, len(self.source.commits))
-
-    def end_repairs(self) -> None:
-        """Only when the scan has ended and everything that was sent until then is taken in."""
-        if self.signal is None or self.connector.scanning or self.behind():
-            return
-        for key in self.store.finish_repair(self.signal[0]):
-            self.seen[int(key[1:-1])] = (self.signal[1] - 1, 1000)
-        self.signal = None
+    @rule(hidden=st.integers(0, 2))
+    def look_for_repairs(self, hidden: int) -> None:
+        """A SELECT that sees the key's transaction, and not yet the last few others."""
+        found, visible = [], 0
+        for key, (version, _) in sorted(self.store.repairs.items()):
+            state = self.store.records.get(key)
+            if state is None or state.deleted or state.version != version:
+                del self.store.repairs[key]
+                continue
+            mine = next(n for n, each in enumerate(self.source.commits, 1) if each.tx == state.transaction_id)
+            seen, visible = max(len(self.source.commits) - hidden, mine), max(visible, mine)
+            if int(key[1:-1]) in self.source.visible(seen):
+                found.append(key)
+            else:
+                self.store.absent(key, version)
+        if found and not self.loading and not self.connector.scanning:
+            self.store.repairs.update({key: (self.store.repairs[key][0], True) for key in found})
+            self.connector.start([tuple(int(key[1:-1]) for key in found)], visible)
 
     # intake
 
@@ -754,9 +743,8 @@ class Simulation(RuleBasedStateMachine):
                 continue
             sent = self.connector.log[key % PARTITIONS][state.version.offset]
             assert sent.change.row == state.row or state.deleted, "not a state of the source"
-            re_read_as_gone = (
-                state.deleted and sent.change.row is not None
-            )  # keeps the version of the last event
+            # It keeps the version of the last event, and what comes next may be of before the SELECT.
+            re_read_as_gone = state.deleted and sent.change.row is not None
             if not (key in self.excused or self.spoilt or re_read_as_gone):
                 assert sent.history >= before, f"key {key} went back from {before} to {sent.history}"
             self.seen[key] = before if re_read_as_gone else sent.history
@@ -818,13 +806,11 @@ class Simulation(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         self.drain()
-        self.end_repairs()
-        while self.store.repairs:
-            self.ask_for_repairs()
-            self.drain()
-            self.end_repairs()
         if self.loading:
             self.end_load()
+        while self.store.repairs:
+            self.look_for_repairs(0)
+            self.drain()
         if not self.loaded or self.spoilt:
             self.load_again(sweep=self.spoilt)
         self.embed_all()
@@ -902,7 +888,7 @@ class Simulation(RuleBasedStateMachine):
 
 TestSimulation = Simulation.TestCase
 TestSimulation.settings = settings(
-    max_examples=120,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

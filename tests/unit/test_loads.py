@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -10,15 +11,17 @@ import pytest
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.debezium.notifications import Notification
-from connectors.debezium.snapshot import key_condition
 from connectors.kafka import Kafka, TopicFacts
 from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
-from connectors.postgres.source import Connection
+from connectors.postgres.source import Connection, key_condition
 from schemas.change import TopicPartition
 from schemas.errors import ConnectUnavailable, LineageMismatch, SourceUnavailable
 from streams import loads
 from streams.capture import check_topics
 from streams.loads import Loading, await_searchable
+
+#: What asking for a load does, in order.
+ASKED = ["signals locked", "state loading", "signal ['shop.content']", "signals free"]
 
 
 class FakeState:
@@ -28,6 +31,7 @@ class FakeState:
         self.rows = {"content": Load("content", INCOMPLETE)}
         self.taken: dict[int, int] = {}
         self.pending = 0
+        self.under_way: list[str] = []
         self.events = events
 
     def loads(self, names: Collection[str]) -> dict[str, Load]:
@@ -40,6 +44,15 @@ class FakeState:
 
     def positions(self, topic: str) -> dict[int, int]:
         return self.taken
+
+    def re_reading(self, names: Collection[str]) -> list[str]:
+        return [self.under_way.pop()] if self.under_way else []
+
+    @contextlib.contextmanager
+    def signalling(self) -> Iterator[None]:
+        self.events.append("signals locked")
+        yield
+        self.events.append("signals free")
 
     def backfill_pending(self, collection: str) -> int:
         return self.pending
@@ -110,8 +123,16 @@ def test_older_transactions_first_then_the_state_then_the_signal(line: Line) -> 
     line.loading.request(["content"])
     assert line.unsettled == []
     assert "waits for an older transaction" in line.said[0]
-    assert line.events == ["state loading", "signal ['shop.content']"]
+    assert line.events == ASKED
     assert line.load.detail["from"] == 7
+
+
+def test_a_load_waits_for_single_rows_under_way(line: Line) -> None:
+    """The end of their scan would carry the load's id, and be taken for the load's."""
+    line.state.under_way = ["content", "content"]
+    line.loading.request(["content"])
+    assert line.state.under_way == []
+    assert line.said[-2] == "content waits until single rows of it are read again"
 
 
 def test_a_scan_that_succeeded_is_read_but_not_complete(line: Line) -> None:
@@ -126,7 +147,7 @@ def test_a_scan_that_failed_is_asked_for_again_and_at_last_given_up(line: Line) 
     line.loading.request(["content"])
     line.events.clear()
     line.ended("SQL_EXCEPTION")
-    assert line.events == ["state incomplete", "state loading", "signal ['shop.content']"]
+    assert line.events == ["state incomplete", *ASKED]
     for _ in range(loads.ATTEMPTS - 2):
         line.ended("SQL_EXCEPTION")
     with pytest.raises(SourceUnavailable, match="SQL_EXCEPTION"):
@@ -184,8 +205,11 @@ def test_topics_must_be_those_that_were_created() -> None:
 
 
 def test_a_key_condition_is_quoted() -> None:
-    assert key_condition({"id": 42}) == "\"id\" = '42'"
-    assert key_condition({"a": "x' OR 1=1 --", "b": 'y"'}) == "\"a\" = 'x'' OR 1=1 --' AND \"b\" = 'y\"'"
+    assert key_condition({"id": 42}).as_string() == "\"id\" = '42'"
+    assert (
+        key_condition({"a": "x' OR 1=1 --", "b": 'y"'}).as_string()
+        == "\"a\" = 'x'' OR 1=1 --' AND \"b\" = 'y\"'"
+    )
 
 
 def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) -> None:
@@ -205,4 +229,4 @@ def test_a_silent_scan_is_woken_then_asked_for_again(line: Line) -> None:
     assert line.connect.restarted == ["upwell-shop"]
     assert line.events == []
     line.loading._wake(1)
-    assert line.events == ["state loading", "signal ['shop.content']"]
+    assert line.events == ASKED

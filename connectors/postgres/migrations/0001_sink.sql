@@ -120,15 +120,15 @@ CREATE UNIQUE INDEX dead_letter_open_embed ON upwell.dead_letter (collection, ge
     WHERE closed_at IS NULL AND stage = 'embed';
 CREATE INDEX dead_letter_open_key ON upwell.dead_letter (collection, key) WHERE closed_at IS NULL;
 
--- Keys that must be read again at the source, by a single-key incremental snapshot.
+-- Keys that must be looked for at the source again, in a version of their records. `asked`: a re-read was sent for.
 CREATE TABLE upwell.repair (
     collection text NOT NULL,
     key text COLLATE "C" NOT NULL,
-    lineage integer,
-    "offset" bigint,
+    lineage integer NOT NULL,
+    "offset" bigint NOT NULL,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    signal_id text,
-    signalled_at timestamptz,
+    asked boolean NOT NULL DEFAULT false,
+    looked_at timestamptz,
     PRIMARY KEY (collection, key)
 );
 

@@ -43,3 +43,17 @@ SELECT partition, next_offset FROM upwell.position WHERE topic = %(topic)s;
 -- name: backfill_pending
 -- Rows of the first load that are taken in and not yet searchable.
 SELECT count(*) AS rows FROM upwell.pending WHERE collection = %(collection)s AND lane = 'backfill';
+
+-- name: re_reading
+-- Tables of which single rows may be under way again.
+SELECT DISTINCT collection FROM upwell.repair
+ WHERE asked AND collection = ANY(%(names)s::text[])
+   AND looked_at > clock_timestamp() - %(again_seconds)s * interval '1 second';
+
+-- name: lock_signals
+-- One signal at a time, and none between the state that goes with another and that one.
+SELECT pg_advisory_lock(hashtext('upwell.signal'), 0);
+
+-- name: unlock_signals
+-- Its end; a lost session ends it, too.
+SELECT pg_advisory_unlock(hashtext('upwell.signal'), 0);

@@ -23,7 +23,7 @@ SELECT fence_lineage, fence_lsn,
        ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state IN ('live', 'filling')),
        ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name),
        ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
-              WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.signal_id IS NOT NULL
+              WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.asked
                 AND (s._lineage, s._offset) = (r.lineage, r."offset"))
   FROM upwell.collection c WHERE name = %(collection)s
 
@@ -31,8 +31,10 @@ SELECT fence_lineage, fence_lsn,
 -- A truncate while the first load runs: rows read before it may be emitted after it (H8), so the load starts again.
 UPDATE upwell.collection
    SET fence_lineage = %(lineage)s, fence_lsn = %(lsn)s,
-       load_state = CASE WHEN load_state = 'complete' THEN load_state ELSE 'incomplete' END,
-       load_detail = CASE WHEN load_state = 'complete' THEN load_detail ELSE '{{"reason": "truncated"}}' END
+       load_state = CASE WHEN c.loaded THEN load_state ELSE 'incomplete' END,
+       load_detail = CASE WHEN c.loaded THEN load_detail ELSE '{{"reason": "truncated"}}' END
+  FROM (SELECT load_state = 'complete' OR coalesce((load_detail ->> 'scanned_lsn')::bigint < %(lsn)s, false) AS loaded
+          FROM upwell.collection WHERE name = %(collection)s) c
  WHERE name = %(collection)s
 
 -- name: remove_fenced
@@ -143,7 +145,7 @@ ON CONFLICT DO NOTHING
 INSERT INTO upwell.repair (collection, key, lineage, "offset")
 SELECT %(collection)s, _key, _lineage, _offset FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
 ON CONFLICT (collection, key) DO UPDATE
-   SET lineage = excluded.lineage, "offset" = excluded."offset", signal_id = NULL, signalled_at = NULL,
+   SET lineage = excluded.lineage, "offset" = excluded."offset", asked = false, looked_at = NULL,
        requested_at = clock_timestamp()
 
 -- name: finish_repairs
@@ -320,27 +322,64 @@ UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
 -- name: make_audit_partitions
 SELECT upwell.make_audit_partitions(3, %(retention_days)s)
 
--- name: wanted_repairs
-SELECT r.collection, r.key, c.table_name, c.key_columns FROM upwell.repair r JOIN upwell.collection c ON c.name = r.collection
- WHERE r.signal_id IS NULL AND c.load_state <> 'loading'
-   AND NOT EXISTS (SELECT 1 FROM upwell.collection WHERE load_state = 'loading')
- ORDER BY r.requested_at LIMIT 100
+-- name: repairs_due
+-- Whether a re-read is wanted that nobody has looked after for a while.
+SELECT EXISTS (SELECT FROM upwell.repair
+                WHERE looked_at IS NULL OR looked_at < clock_timestamp() - %(again_seconds)s * interval '1 second')
 
--- name: signalled_repair
-UPDATE upwell.repair SET signal_id = %(signal)s, signalled_at = clock_timestamp()
- WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+-- name: re_readable
+-- Collections with re-reads, and whether a signal may be sent: not before the collection's own scan has ended, nor
+-- while another's runs, whose completion would carry the wrong id.
+SELECT name, table_name, key_columns,
+       (load_state = 'complete' OR load_detail ? 'ends')
+       AND NOT EXISTS (SELECT FROM upwell.collection WHERE load_state = 'loading' AND NOT load_detail ? 'ends') AS allowed
+  FROM upwell.collection WHERE name IN (SELECT collection FROM upwell.repair) ORDER BY name
+
+-- name: wanted_repairs
+-- `wanted`: the record is still the version that the re-read was asked for.
+SELECT r.key, r.lineage, r."offset", s._transaction_id, s._key IS NOT NULL AS wanted
+  FROM upwell.repair r
+  LEFT JOIN {record} s ON s._key = r.key AND NOT s._deleted AND (s._lineage, s._offset) = (r.lineage, r."offset")
+ WHERE r.collection = %(collection)s
+   AND (looked_at IS NULL OR looked_at < clock_timestamp() - %(again_seconds)s * interval '1 second')
+ ORDER BY looked_at NULLS FIRST, requested_at LIMIT 100
+
+-- name: looked_at_repairs
+UPDATE upwell.repair SET looked_at = clock_timestamp(), asked = asked OR %(asked)s
+ WHERE collection = %(collection)s
+   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
+
+-- name: drop_repairs
+DELETE FROM upwell.repair
+ WHERE collection = %(collection)s
+   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
 
 -- name: lock_absent
--- Keys whose re-read found no row: the record is removed if it is still the version that the re-read was asked for.
-SELECT s._key FROM {record} s JOIN upwell.repair r ON r.collection = %(collection)s AND r.key = s._key
- WHERE r.signal_id = %(signal)s AND NOT s._deleted AND (s._lineage, s._offset) = (r.lineage, r."offset")
- ORDER BY s._key FOR UPDATE OF s
+-- Of keys that the source does not have, those whose record is still the version that was looked for.
+SELECT _key FROM {record}
+ WHERE NOT _deleted
+   AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
+ ORDER BY _key FOR UPDATE
 
 -- name: mark_absent
-UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = '' WHERE _key = ANY(%(keys)s::text[])
+-- It keeps its version, and what says which replays it has seen.
+UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = ''{emptied} WHERE _key = ANY(%(keys)s::text[])
 
--- name: finish_signal
-DELETE FROM upwell.repair WHERE collection = %(collection)s AND signal_id = %(signal)s
+-- name: audit_absent
+INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, detail)
+SELECT %(collection)s, 'deleted', _key, _lineage, _offset, _offset, '{{"reason": "absent when read again"}}'
+  FROM {record} WHERE _key = ANY(%(keys)s::text[])
 
--- name: try_repairer
-SELECT pg_try_advisory_xact_lock(hashtext('upwell.repairer'), 0)
+-- name: generation_numbers
+SELECT number FROM upwell.generation WHERE collection = %(collection)s
+
+-- name: close_absent_dead_letters
+UPDATE upwell.dead_letter d
+   SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]) AS u(key, lineage, "offset")
+ WHERE d.collection = %(collection)s AND d.key = u.key AND closed_at IS NULL
+   AND (d.lineage, d."offset") <= (u.lineage, u."offset")
+
+-- name: try_lock_signals
+-- Whoever has it sends signals, or works on re-reads; it goes with the session.
+SELECT pg_try_advisory_lock(hashtext('upwell.signal'), 0)

@@ -94,3 +94,15 @@ INSERT INTO upwell.signal (id, type, data) VALUES (%(id)s, %(type)s, %(data)s) O
 -- name: signal_sent
 -- Whether a signal was inserted.
 SELECT 1 AS sent FROM upwell.signal WHERE id = %(id)s;
+
+-- name: look_for
+-- Which keys are there, and whether their transactions are visible to the same snapshot: a commit is in the stream
+-- before it is visible. The stream's 32 bits of a transaction id are completed to the newest one that began.
+SELECT k.there, x.xid IS NULL OR x.whole < 0 OR pg_visible_in_snapshot(x.whole::text::xid8, s.now) AS visible
+  FROM (SELECT pg_current_snapshot() AS now) s,
+       (VALUES {keys}) k(number, there)
+  JOIN LATERAL (
+       SELECT ({transactions}::bigint[])[k.number] AS xid,
+              n.next - ((n.next - ({transactions}::bigint[])[k.number]) & 4294967295) AS whole
+         FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next) n) x ON true
+ ORDER BY k.number;
