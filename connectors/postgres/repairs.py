@@ -111,9 +111,9 @@ class Repairs:
         emptied = [sql.SQL(", {} = NULL").format(sql.Identifier(row["attname"])) for row in found]
         return SQL.filled("mark_absent", record=record_table(collection), emptied=sql.Composed(emptied))
 
-    def _rows(self, query: sql.Composable, parameters: Row | None = None) -> list[dict[str, Any]]:
+    def _rows(self, query: sql.SQL | sql.Composed, parameters: Row | None = None) -> list[dict[str, Any]]:
         with sink_errors(), self._connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+            return list(cursor.execute(query, parameters))
 
     def _execute(self, query: str, parameters: Row) -> None:
         with sink_errors():
