@@ -25,6 +25,7 @@ from schemas.template import Template
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
 from streams.intake.stage import Intake
+from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
 from streams.settings import Settings
@@ -72,6 +73,14 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             return _intakes(settings, decoders, store, registry, needs)
 
         repairing = Repairing(settings.source.dsn, settings.sink.dsn, store.repairs_due)
+        pacing = Pacing(
+            settings.source.dsn,
+            settings.sink.dsn,
+            Kafka(settings.kafka.bootstrap_servers),
+            sorted(topics),
+            settings.worker.load_rows_ahead,
+            store.is_loading,
+        )
         parts = Parts(
             settings=settings,
             slot=slot,
@@ -80,7 +89,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             make_recipes=lambda encoder: recipes(settings, generations, encoder),
             make_intakes=intakes,
             dimensions={(each.collection, each.number): each.dimension for each in generations},
-            services=(_listening(settings, wakes), store.keep_house, repairing.run),
+            services=(_listening(settings, wakes), store.keep_house, repairing.run, pacing.run),
         )
         await Worker(parts).run()
     finally:

@@ -240,7 +240,8 @@ def _still(loading: Loading, name: str) -> str:
     if not load.scanned:
         return f"{name}: its table is not read to the end yet"
     topic = loading.naming.topic(loading.tables[name])
-    behind = _behind(loading, topic, {int(key): int(end) for key, end in load.detail["ends"].items()})
+    ends = {int(key): int(end) for key, end in load.detail["ends"].items()}
+    behind = records_ahead(loading.state, loading.kafka, topic, ends)
     if behind:
         return f"{name}: {behind} changes to take in"
     if load.truncated_meanwhile(loading.naming.lineage):
@@ -253,15 +254,18 @@ def _still(loading: Loading, name: str) -> str:
     return ""
 
 
-def _behind(loading: Loading, topic: str, ends: Mapping[int, int]) -> int:
-    """Offsets below `ends` that are not taken in. A partition without a position counts from its log start
-    (H36).
+def records_ahead(
+    state: CaptureState, kafka: Kafka, topic: str, ends: Mapping[int, int] | None = None
+) -> int:
+    """Records of a topic below `ends` (by partition; default: all there are now) that are not taken in.
+
+    A partition without a position counts from its log start (H36).
     """
-    positions = loading.state.positions(topic)
-    missing = set(ends) - set(positions)
-    starts = loading.kafka.log_starts([topic]) if missing else {}
+    positions = state.positions(topic)
+    wanted = ends or {at.partition: end for at, end in kafka.end_offsets([topic]).items()}
+    starts = kafka.log_starts([topic]) if set(wanted) - set(positions) else {}
     at = {
         partition: positions.get(partition, starts.get(TopicPartition(topic, partition), 0))
-        for partition in ends
+        for partition in wanted
     }
-    return sum(max(0, end - at[partition]) for partition, end in ends.items())
+    return sum(max(0, end - at[partition]) for partition, end in wanted.items())

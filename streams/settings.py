@@ -63,7 +63,7 @@ class ConnectSettings(Strict):
     )
     heartbeat_interval_ms: int = Field(2000, ge=100, description="how often the connector writes a heartbeat")
     poll_interval_ms: int = Field(20, ge=1, description="how often the connector looks for new changes")
-    snapshot_chunk_rows: int = Field(512, ge=1, description="rows that a first load reads at once")
+    snapshot_chunk_rows: int = Field(128, ge=1, description="rows that a first load reads at once")
 
 
 class RegistrySettings(Strict):
@@ -84,6 +84,9 @@ class WorkerSettings(Strict):
         "", description="stable id of a worker, each its own; if not set, the host's name and `-0`"
     )
     batch_size: int = Field(200, ge=1, le=10_000, description="most changes in one intake transaction")
+    load_rows_ahead: int = Field(
+        500, ge=1, description="a first load is paused while more records than this wait to be taken in"
+    )
     embed_batch: int = Field(16, ge=1, le=1000, description="most texts claimed at once")
     backfill_share: float = Field(
         0.25, ge=0, le=1, description="share of embedding kept for first loads while live changes wait"

@@ -80,7 +80,7 @@ class ConnectorConfig:
     converter: Literal["apicurio", "confluent"] = "apicurio"
     heartbeat_interval_ms: int = 2000
     poll_interval_ms: int = 20
-    snapshot_chunk_rows: int = 512
+    snapshot_chunk_rows: int = 128
     retry_wait_ms: int = 2000
 
     def render(self) -> dict[str, str]:

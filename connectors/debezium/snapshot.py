@@ -43,6 +43,24 @@ def request(
         return connection.execute(SQL["signal"], parameters).rowcount == 1
 
 
+def pause(connection: Connection) -> None:
+    """Stop reading after the chunk that is being read; nothing if no scan is running."""
+    _control(connection, "pause-snapshot")
+
+
+def resume(connection: Connection) -> None:
+    """Go on; nothing if nothing is paused."""
+    _control(connection, "resume-snapshot")
+
+
+def _control(connection: Connection, what: str) -> None:
+    """A row that is gone at once: Debezium reads it from the log, and a long load sends hundreds."""
+    parameters = {"id": new_signal_id("pace"), "type": what, "data": json.dumps({"type": "incremental"})}
+    with source_errors(), connection.transaction():
+        connection.execute(SQL["signal"], parameters)
+        connection.execute(SQL["forget_signal"], parameters)
+
+
 def sent(connection: Connection, signal_id: str) -> bool:
     """Whether the signal was inserted."""
     return first(connection, "signal_sent", {"id": signal_id}) is not None

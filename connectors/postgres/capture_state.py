@@ -103,6 +103,14 @@ class CaptureState:
         self._execute("set_load", {"name": name, "state": state, "detail": Jsonb(dict(detail))})
         return Load(name, state, detail)
 
+    def is_loading(self) -> bool:
+        """Whether any table is being read for its first load."""
+        return bool(self._rows("loading")[0]["loading"])
+
+    def try_pacing(self) -> bool:
+        """Whether this session, and no other, has first loads paused and resumed."""
+        return bool(self._rows("try_pacing")[0]["taken"])
+
     def positions(self, topic: str) -> dict[int, int]:
         """Next offset by partition; a partition that nothing was taken from is absent."""
         return {row["partition"]: row["next_offset"] for row in self._rows("positions", {"topic": topic})}

@@ -10,10 +10,12 @@ from datetime import datetime
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from connectors.postgres.capture_state import AGAIN_SECONDS
+from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, IntakeTransactions, Pool
 from connectors.postgres.migrate import check_schema
@@ -80,10 +82,16 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
 
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""
+        return await self._holds(SQL["repairs_due"], {"again_seconds": AGAIN_SECONDS})
+
+    async def is_loading(self) -> bool:
+        """Whether any table is being read for its first load."""
+        return await self._holds(CAPTURE["loading"], {})
+
+    async def _holds(self, query: sql.SQL, parameters: Mapping[str, Any]) -> bool:
         with sink_errors():
             async with self._pool.connection() as connection:
-                found = await connection.execute(SQL["repairs_due"], {"again_seconds": AGAIN_SECONDS})
-                row = await found.fetchone()
+                row = await (await connection.execute(query, parameters)).fetchone()
         return row is not None and bool(row[0])
 
     async def keep_house(self, should_stop: Callable[[], bool]) -> None:

@@ -162,8 +162,16 @@ def _format(home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Pat
     new, settings = data.with_name(f"{data.name}.new"), home / "kafka-format.properties"
     shutil.rmtree(new, ignore_errors=True)
     settings.write_text(_kafka_settings(ports, new))
+    # One in 64 begins with a dash: as an argument of its own it would be taken for an option.
     identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", identity, "-c", str(settings)]
+    tool = [
+        "kafka.tools.StorageTool",
+        "format",
+        "--standalone",
+        f"--cluster-id={identity}",
+        "-c",
+        str(settings),
+    ]
     command = [*_jvm(home, 128, "-cp", _classpath(jars)), *tool]
     done = run(command)
     if done.returncode != 0:

@@ -7,14 +7,19 @@ where a seek is not undone. Kafka's group offsets stay for display.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AiokafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AiokafkaTransport
 from faust.types import TP
 
 from schemas.change import TopicPartition
 from schemas.errors import GapFound
+
+#: A fetch leaves out partitions whose last records are still buffered, and the next one waits for it to return. With
+#: Faust's 1500 ms an idle partition held a busy one up for most of a second.
+FETCH_WAIT_MS: Final = 50
 
 ReadPositions = Callable[[frozenset[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
 
@@ -38,8 +43,20 @@ def starting_offsets(
     return offsets
 
 
+class PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust has no setting for how long a fetch waits."""
+
+    def _create_consumer(self, loop: Any) -> Any:
+        consumer = super()._create_consumer(loop)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
 class PositionedConsumer(AiokafkaConsumer):  # type: ignore[misc]
     """A consumer whose only offsets are the sink's."""
+
+    def _new_consumer_thread(self) -> PromptThread:
+        return PromptThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
         """Seek every assigned partition to its starting offset and return those."""

@@ -36,6 +36,14 @@ SELECT name, load_state AS state, load_detail AS detail, fence_lineage, fence_ls
 -- How far a first load is.
 UPDATE upwell.collection SET load_state = %(state)s, load_detail = %(detail)s WHERE name = %(name)s;
 
+-- name: loading
+-- Whether a table is being read for the first time.
+SELECT EXISTS (SELECT FROM upwell.collection WHERE load_state = 'loading' AND NOT load_detail ? 'ends') AS loading;
+
+-- name: try_pacing
+-- Whoever has it paces first loads; it goes with the session.
+SELECT pg_try_advisory_lock(hashtext('upwell.pacing'), 0) AS taken;
+
 -- name: positions
 -- Next offset of each partition of a topic that has been taken in.
 SELECT partition, next_offset FROM upwell.position WHERE topic = %(topic)s;

@@ -91,6 +91,9 @@ SELECT placeholder FROM upwell.deployment WHERE name = %(name)s;
 -- A signal to Debezium; asked again with the same id it is not sent twice.
 INSERT INTO upwell.signal (id, type, data) VALUES (%(id)s, %(type)s, %(data)s) ON CONFLICT (id) DO NOTHING;
 
+-- name: forget_signal
+DELETE FROM upwell.signal WHERE id = %(id)s;
+
 -- name: signal_sent
 -- Whether a signal was inserted.
 SELECT 1 AS sent FROM upwell.signal WHERE id = %(id)s;
