@@ -76,6 +76,15 @@ async def test_a_thousand_rows_of_the_same_text_are_encoded_once(executor: Execu
     assert (names["chunks_encoded"], names["chunks_copied"], names["embed_written"]) == (1, 999, 1000)
 
 
+async def test_h33_only_a_text_of_its_own_shows_that_the_model_works(executor: Executor) -> None:
+    """A probe with a fixed text is a kept chunk from the second time on: with a dead model it would look fresh."""
+    store, encoder = MemoryStore(), FakeEncoder()
+    for offset, text in enumerate(("probe", "probe", "probe 5f3a")):
+        stored(store, "[1]", text, offset)
+        await embedder(store, encoder, executor).step()
+    assert encoder.encoded == ["probe", "5f3a"]
+
+
 async def test_one_changed_chunk_is_encoded_alone(executor: Executor) -> None:
     store, encoder = MemoryStore(), FakeEncoder()
     one = embedder(store, encoder, executor)
