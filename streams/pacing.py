@@ -8,22 +8,18 @@ goes on, and is paused again.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-
-import structlog
 
 from connectors.debezium.snapshot import pause, resume
 from connectors.kafka import Kafka
 from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.source import Connection, connect_source
-from schemas.errors import UpwellError
+from streams.attend import attend
 from streams.loads import records_ahead
-
-log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.05
 #: A pause that had no effect, because the connector was restarted meanwhile, is asked for again.
@@ -45,15 +41,10 @@ class Pacing:
     is_loading: Callable[[], Awaitable[bool]]
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
-        """Watch first loads until told to stop; source, sink or Kafka being away is no matter here."""
-        while not should_stop():
-            try:
-                if await self.is_loading():
-                    await asyncio.to_thread(self._watch, should_stop)
-            except UpwellError as error:
-                log.warning("a first load is not paced", error=str(error))
-                await asyncio.sleep(1.0)
-            await asyncio.sleep(0.25)
+        """Watch first loads until told to stop."""
+        await attend(
+            "a first load is not paced", self.is_loading, partial(self._watch, should_stop), should_stop
+        )
 
     def _watch(self, should_stop: Callable[[], bool]) -> None:
         """Return at once while nothing is loaded, or another worker does this."""

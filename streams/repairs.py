@@ -8,23 +8,17 @@ read once more through the connector, so that it has a place in the log like any
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
 from connectors.debezium.snapshot import re_read
 from connectors.postgres.repairs import Repairs, ReReadable, Wanted
 from connectors.postgres.source import Connection, connect_source, look_for
-from schemas.errors import UpwellError
+from streams.attend import attend
 
 log = structlog.get_logger()
-
-POLL_SECONDS: Final = 0.5
-#: After an error at either end.
-PAUSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +30,8 @@ class Repairing:
     due: Callable[[], Awaitable[bool]]
 
     async def run(self, should_stop: Callable[[], bool]) -> None:
-        """Look for what is wanted, every half second, until told to stop. Source or sink being away is no matter."""
-        while not should_stop():
-            seconds = POLL_SECONDS
-            try:
-                if await self.due():
-                    await asyncio.to_thread(self.step)
-            except UpwellError as error:
-                log.warning("re-read waits", error=str(error))
-                seconds = PAUSE_SECONDS
-            for _ in range(int(seconds / 0.25)):
-                if should_stop():
-                    return
-                await asyncio.sleep(0.25)
+        """Look for what is wanted until told to stop."""
+        await attend("keys in doubt wait", self.due, self.step, should_stop)
 
     def step(self) -> None:
         """Look for at most 100 keys of each collection, unless another process does. Raises SinkUnavailable,

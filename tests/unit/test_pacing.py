@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from connectors.kafka import Kafka
 from schemas.change import TopicPartition
 from schemas.errors import SourceUnavailable
-from streams import pacing
+from streams import attend, pacing
 from streams.pacing import Pacing
 
 TOPIC = "shop1.shop.content"
@@ -95,14 +95,20 @@ def test_nothing_without_a_load_or_beside_another_worker(
     assert signals(monkeypatch, *lags, alone=alone) == []
 
 
-async def test_a_source_that_is_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([False, True])
-    answers: list[Any] = []
+@pytest.mark.parametrize("at", ["looking", "working"])
+async def test_a_neighbour_that_is_away_ends_nothing(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    monkeypatch.setattr(attend, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(attend, "PAUSE_LOOKS", 1)
+    done: list[str] = []
 
-    def watch(self: Pacing, should_stop: object) -> None:
-        answers.append(1)
-        raise SourceUnavailable("source database: gone")
+    def away(what: str) -> None:
+        done.append(what)
+        if what == at and done.count(at) == 1:
+            raise SourceUnavailable("source database: gone")
 
-    monkeypatch.setattr(Pacing, "_watch", watch)
-    await Pacing("", "", cast(Kafka, FakeKafka()), [TOPIC], 400, loading).run(lambda: next(looks))
-    assert answers == [1]
+    async def is_due() -> bool:
+        away("looking")
+        return True
+
+    await attend.attend("test", is_due, lambda: away("working"), lambda: done.count("working") >= 2)
+    assert done.count(at) >= 2
