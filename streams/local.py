@@ -73,11 +73,15 @@ class Line:
             kept = json.loads(self._worker_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
+        from infra.stack.processes import born
+
         pid = int(kept["pid"])
-        return pid if _born(pid) == kept["born"] else None
+        return pid if born(pid) == kept["born"] else None
 
     def start_worker(self, spec: Path | None) -> None:
         """A detached worker, unless it runs. It restarts nowhere by itself: `up` does."""
+        from infra.stack.processes import born
+
         if self.worker_running() is not None:
             return
         self.worker_log.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +102,7 @@ class Line:
                 stderr=log,
                 start_new_session=True,
             )
-        self._worker_file.write_text(json.dumps({"pid": process.pid, "born": _born(process.pid)}))
+        self._worker_file.write_text(json.dumps({"pid": process.pid, "born": born(process.pid)}))
         self.progress(f"worker started, log in {self.worker_log}")
 
     def stop_worker(self) -> None:
@@ -122,12 +126,3 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return
-
-
-def _born(pid: int) -> str:
-    """Start time of a process in clock ticks, "" if there is none or it is a zombie: a reused pid is another one."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if fields[0] == "Z" else fields[19]

@@ -10,6 +10,8 @@ from functools import partial
 from typing import TypeVar
 
 import psycopg
+import pytest
+from psycopg.types.json import Jsonb
 
 from connectors.postgres.store import PostgresStore
 from schemas.errors import Conflict, UnusableVector
@@ -214,3 +216,27 @@ async def test_h20_a_random_mix_of_everything_deadlocks_nowhere(postgres: Postgr
     )
     assert deadlocks == [(0,)]
     assert traffic.conflicts == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "scanned_lsn", "after"),
+    [
+        ("loading", None, "incomplete"),
+        ("loading", 200, "incomplete"),
+        ("loading", 100, "loading"),
+        ("complete", 100, "complete"),
+    ],
+)
+async def test_h8_a_truncate_spoils_only_a_load_that_it_falls_into(
+    postgres: PostgresSink, state: str, scanned_lsn: int | None, after: str
+) -> None:
+    """Rows that were read before the truncate may come after it; a table that was read to its end is not read again."""
+    detail = {} if scanned_lsn is None else {"scanned_lsn": scanned_lsn, "ends": {}}
+    await postgres.rows(
+        "UPDATE upwell.collection SET load_state = %s, load_detail = %s WHERE name = 'content'",
+        state,
+        Jsonb(detail),
+    )
+    await take_in(postgres.store, fence=Fence(1, 150))
+    found = await postgres.rows("SELECT load_state FROM upwell.collection WHERE name = 'content'")
+    assert found == [(after,)]
