@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -154,7 +155,7 @@ def json_value(text: str) -> JsonValue:
         value = _JSON.decode(text)
     except (ValueError, RecursionError):
         return text
-    troubled = "\\u" in text and ("\\u0000" in text or not _encodable(value))
+    troubled = "\\u" in text and (_NUL.search(text) is not None or not _encodable(value))
     deep = text.count("[") + text.count("{") > _DEEPEST_JSON and _depth(value) > _DEEPEST_JSON
     return text if troubled or deep else value
 
@@ -182,6 +183,10 @@ _JSON: Final = json.JSONDecoder(
     parse_constant=_no_constant,
     object_pairs_hook=lambda pairs: in_jsonb_order(dict(pairs)),
 )
+
+
+#: An escaped NUL; after an odd number of backslashes it is a backslash and `u0000`.
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _encodable(value: JsonValue) -> bool:

@@ -86,6 +86,7 @@ class Sink:
     fence: Fence | None = None
     records: dict[str, RecordState] = field(default_factory=dict)
     repairs: dict[str, Version] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
     dead: list[Undecodable] = field(default_factory=list)
     plans: list[IntakePlan] = field(default_factory=list)
 
@@ -93,7 +94,7 @@ class Sink:
         """One batch, one transaction."""
         keys = keys_of(events)
         records = {key: self.records[key] for key in keys if key in self.records}
-        view = IntakeView(self.fence, records, self.wanted & set(keys))
+        view = IntakeView(self.fence, records, self.wanted & self.asked & set(keys))
         plan = decide(events, view, complete)  # type: ignore[arg-type]
         self._carry_out(plan)
         return plan
@@ -114,12 +115,18 @@ class Sink:
         self.dead += plan.dead_letters
         for key in plan.repairs_done:
             self.repairs.pop(key, None)
+        self.asked -= plan.repairs_wanted
         for key in plan.repairs_wanted:
             if key in self.records and not self.records[key].deleted:
                 self.repairs[key] = self.records[key].version
 
     def _close(self, key: str, version: Version) -> None:
         self.dead = [one for one in self.dead if one.key != key or one.version > version]
+
+    def ask(self) -> Sink:
+        """The source is asked for every key in doubt."""
+        self.asked = set(self.repairs)
+        return self
 
     def one_by_one(self, events: Sequence[Change | Undecodable]) -> Sink:
         """Each event in a batch of its own."""
@@ -160,7 +167,7 @@ def both_ways(*events: Change | Undecodable, sink: Sink | None = None) -> Sink:
 def replace_sink(sink: Sink | None) -> Sink:
     if sink is None:
         return Sink()
-    return Sink(sink.fence, dict(sink.records), dict(sink.repairs), list(sink.dead))
+    return Sink(sink.fence, dict(sink.records), dict(sink.repairs), set(sink.asked), list(sink.dead))
 
 
 def outcomes(plan: IntakePlan) -> dict[str, int]:
@@ -191,6 +198,7 @@ def test_h2_a_snapshot_row_never_clears_the_stored_pair() -> None:
     streamed = event(C, "k", "one", offset=0, lsn=100, last=90, tx=7)
     asked = Sink().one_by_one([streamed])
     asked.repairs["k"] = Version(1, 0)
+    asked.ask()
     sink = both_ways(event(R, "k", "one", offset=1), sink=asked)
     state = sink.records["k"]
     assert (state.version, state.streamed) == (Version(1, 1), False)
@@ -253,6 +261,7 @@ def test_h5_but_that_of_another_lineage() -> None:
 def test_h5_a_re_read_that_a_change_in_the_same_batch_has_overtaken() -> None:
     asked = Sink().one_by_one([event(C, "k", "one", offset=0, lsn=20, last=10)])
     asked.repairs["k"] = Version(1, 0)
+    asked.ask()
     sink = both_ways(
         event(U, "k", "two", offset=1, lsn=30, last=25), event(R, "k", "one", offset=2), sink=asked
     )
@@ -345,7 +354,8 @@ def test_h9_the_re_read_is_accepted_once_and_done() -> None:
             event(D, "2", offset=1, lsn=103, tx=7, moved=True),
         ]
     )
-    plan = sink.take(event(R, "2", "row 1, read again", offset=2))
+    assert not sink.take(event(R, "2", "row 1, of a load", offset=2)).writes
+    plan = sink.ask().take(event(R, "2", "row 1, read again", offset=3))
     assert plan.repairs_done == {"2"}
     assert sink.live == {"2": "row 1, read again"}
 
@@ -356,7 +366,8 @@ def test_h9_a_replayed_shift_does_not_delete_what_the_re_read_brought() -> None:
         event(C, "2", "row 1", offset=0, lsn=102, last=90, tx=7),
         event(D, "2", offset=1, lsn=103, last=90, tx=7, moved=True),
     ]
-    sink = Sink().one_by_one([*halves, event(R, "2", "row 1", offset=2)])
+    sink = Sink().one_by_one(halves).ask().one_by_one([event(R, "2", "row 1", offset=2)])
+    assert not sink.repairs
     again = [replace(each, version=Version(1, 3 + number)) for number, each in enumerate(halves)]
     sink = both_ways(*again, sink=sink)
     assert sink.live == {"2": "row 1"}
