@@ -98,6 +98,27 @@ async def test_what_the_source_has_is_read_again_through_the_connector(
     assert len(signals(source)) == 2  # the signal may be lost
 
 
+async def test_a_row_of_a_load_is_no_answer_to_what_nobody_asked(doubtful: PostgresSink) -> None:
+    seen = []
+
+    def decide(view: Any) -> Any:
+        seen.append(view.repairs)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await doubtful.store.intake(IntakeRequest("content", {}, ["[1]", "[2]"]), decide)
+    assert seen == [frozenset()]
+
+
+async def test_a_record_that_moves_on_after_the_look_is_left_alone(doubtful: PostgresSink) -> None:
+    with Repairs.alone(doubtful.dsn) as repairs:
+        assert repairs is not None
+        looked_for = repairs.wanted("content")
+        await take_in(doubtful.store, change(2, 7, "two again"))
+        assert repairs.remove("content", looked_for) == ["[1]"]
+    assert await doubtful.alive() == ["[2]"]
+
+
 async def test_a_record_that_moved_on_is_left_alone(
     doubtful: PostgresSink, source: psycopg.Connection[Any]
 ) -> None:

@@ -476,3 +476,10 @@ async def test_measures_add_up_and_sketches_replace(sink: Sink) -> None:
     await sink.store.flush_measures({place: 2}, {("content", when(10), "total"): {"bins": {"1": 1}}})
     await sink.store.flush_measures({place: 3}, {("content", when(10), "total"): {"bins": {"1": 2}}})
     await sink.store.flush_measures({}, {})
+
+
+async def test_the_earliest_deadline_is_claimed_first(sink: Sink) -> None:
+    for offset, (key, hour) in enumerate(((1, 11), (2, 9), (3, 12), (4, 10))):
+        await take_in(sink.store, change(key, offset, f"text {key}", since=when(hour)))
+    claimed = [(await claim(sink.store, 1))[0].key for _ in range(4)]
+    assert claimed == ["[2]", "[4]", "[1]", "[3]"]
