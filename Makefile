@@ -14,7 +14,7 @@ setup: ## Make .venv from the hashed lock; quick when nothing changed
 demo: setup ## The whole line on real components: live changes, searches before and after, a report
 	@$(UPWELL) demo
 
-up: setup ## Start stack, capture and a worker in the background; again: restart what died
+up: setup ## Start stack, capture and workers in the background; again: restart what died
 	@$(UPWELL) up
 
 down: setup ## Stop what `make up` started; what was stored stays

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
@@ -41,17 +43,46 @@ def worker_slot(settings: Settings) -> str:
     return settings.worker.slot or f"{socket.gethostname()}-0"
 
 
+def supervised_slots(settings: Settings) -> list[str]:
+    """The slots of supervised workers, the same at every start."""
+    base = settings.worker.slot or socket.gethostname()
+    return [f"{base}-{number}" for number in range(settings.worker.processes)]
+
+
 def encoder_of(settings: Settings) -> Encoder:
     """The model that the settings name. Raises ModelUnavailable."""
     return load_encoder(settings.model.name, threads=settings.worker.threads or None)
 
 
 def run_worker(settings: Settings, load_encoder: Callable[[], Encoder] | None = None) -> None:
-    """Run one worker until it is told to stop. Raises what ended it."""
-    asyncio.run(_run(settings, load_encoder or (lambda: encoder_of(settings))))
+    """Run one worker until it is told to stop. Raises what ended it.
+
+    A neighbour that does not answer may hold up any call for ever, so a stopping worker has a deadline. Nothing is lost
+    by it: what is not committed was not acknowledged.
+    """
+    deadlines: list[threading.Timer] = []
+
+    def on_stopping(exit_code: int) -> None:
+        deadline = threading.Timer(settings.worker.drain_seconds, _end, [exit_code])
+        deadline.daemon = True
+        deadline.start()
+        deadlines.append(deadline)
+
+    try:
+        asyncio.run(_run(settings, load_encoder or (lambda: encoder_of(settings)), on_stopping))
+    finally:
+        for deadline in deadlines:
+            deadline.cancel()
 
 
-async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
+def _end(exit_code: int) -> None:
+    log.warning("not drained: a neighbour does not answer; what is not committed is taken in again")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Callable[[int], None]) -> None:
     slot = worker_slot(settings)
     topics = await asyncio.to_thread(lineage_topics, settings)
     secret = await asyncio.to_thread(_placeholder, settings)
@@ -90,6 +121,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder]) -> None:
             make_intakes=intakes,
             dimensions={(each.collection, each.number): each.dimension for each in generations},
             services=(_listening(settings, wakes), store.keep_house, repairing.run, pacing.run),
+            on_stopping=on_stopping,
         )
         await Worker(parts).run()
     finally:

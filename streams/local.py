@@ -1,4 +1,4 @@
-"""The whole line on one machine, as `up`, `down` and `demo` drive it: stack, sample, capture, one worker."""
+"""The whole line on one machine, as `up`, `down` and `demo` drive it: stack, sample, capture, workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from schemas.errors import SettingsError
 from streams.settings import Settings, read_environment_file
 
 Progress = Callable[[str], None]
-STOP_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 40.0
+WORKERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Line:
         return pid if born(pid) == kept["born"] else None
 
     def start_worker(self, spec: Path | None) -> None:
-        """A detached worker, unless it runs. It restarts nowhere by itself: `up` does."""
+        """A detached supervisor of workers, unless it runs."""
         from infra.stack.processes import born
 
         if self.worker_running() is not None:
@@ -95,7 +96,7 @@ class Line:
         }
         with self.worker_log.open("ab") as log:
             process = subprocess.Popen(
-                [*command, "worker", "--slot", "local-0"],
+                [*command, "worker", "--slot", "local", "--processes", str(WORKERS)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,10 +104,10 @@ class Line:
                 start_new_session=True,
             )
         self._worker_file.write_text(json.dumps({"pid": process.pid, "born": born(process.pid)}))
-        self.progress(f"worker started, log in {self.worker_log}")
+        self.progress(f"workers started, log in {self.worker_log}")
 
     def stop_worker(self) -> None:
-        """SIGTERM, and SIGKILL after half a minute; what is not committed is taken in again at the next start."""
+        """SIGTERM, and SIGKILL after a while; what is not committed is taken in again at the next start."""
         pid = self.worker_running()
         if pid is not None:
             os.kill(pid, signal.SIGTERM)

@@ -83,6 +83,12 @@ class WorkerSettings(Strict):
     slot: str = Field(
         "", description="stable id of a worker, each its own; if not set, the host's name and `-0`"
     )
+    processes: int = Field(
+        0, ge=0, le=64, description="worker processes to supervise; 0: this process is the worker itself"
+    )
+    drain_seconds: float = Field(
+        10.0, gt=0, description="a stopping worker that a silent neighbour holds up ends after this"
+    )
     batch_size: int = Field(200, ge=1, le=10_000, description="most changes in one intake transaction")
     load_rows_ahead: int = Field(
         500, ge=1, description="a first load is paused while more records than this wait to be taken in"

@@ -30,7 +30,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `app.py` wires for a worker. `recipes` and `intakes` are made when encoder and loop are there."""
+    """What `app.py` wires for a worker. `recipes` and `intakes` are made when encoder and loop are there.
+
+    `on_stopping` is told once, with the exit code to come, before anything is waited for.
+    """
 
     settings: Settings
     slot: str
@@ -40,6 +43,7 @@ class Parts:
     make_intakes: Callable[[IntakeNeeds], Mapping[str, Intake]]
     dimensions: Mapping[tuple[str, int], int]
     services: tuple[Callable[[Callable[[], bool]], Awaitable[None]], ...] = ()
+    on_stopping: Callable[[int], None] = lambda exit_code: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Worker:
         """Raises the fatal error, if one ended it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._stop_now)
         needs = IntakeNeeds(self._measures, self._positions, self._wake_embedder, self._stop.is_set)
         settings = self._parts.settings
         app = make_app(
@@ -129,6 +133,11 @@ class Worker:
         if self._fatal is None and not isinstance(error, Stopping | asyncio.CancelledError):
             self._fatal = error
             log.error("fatal", error=str(error), kind=type(error).__name__)
+        self._stop_now()
+
+    def _stop_now(self) -> None:
+        if not self._stop.is_set():
+            self._parts.on_stopping(getattr(self._fatal, "exit_code", 1) if self._fatal is not None else 0)
         self._stop.set()
 
     async def _read_positions(self, partitions: frozenset[TopicPartition]) -> Mapping[TopicPartition, int]:

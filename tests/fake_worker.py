@@ -5,7 +5,9 @@ FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while it exists, en
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from streams import logs
 from streams.app import run_worker
 from streams.cli.context import one_clear_line
+from streams.cli.worker import supervise
 from streams.settings import load
 from tests.fakes.encoder import FakeEncoder
 from tests.fixtures.model import tokenizer_json
@@ -36,7 +39,21 @@ class SlowEncoder(FakeEncoder):
         return super().encode(texts)
 
 
+def main() -> None:
+    """As `upwell worker`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slot")
+    parser.add_argument("--processes", type=int, default=0)
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    settings = load()
+    settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=given)})
+    if settings.worker.processes:
+        supervise(settings, [sys.executable, "-m", "tests.fake_worker"])
+    else:
+        run_worker(settings, load_encoder=lambda: SlowEncoder(dimension=384, max_tokens=254))
+
+
 if __name__ == "__main__":
     with one_clear_line():
         logs.set_up()
-        run_worker(load(), load_encoder=lambda: SlowEncoder(dimension=384, max_tokens=254))
+        main()

@@ -23,7 +23,7 @@ TIED: Final = (
 )
 
 
-def _tied_to(parent: int) -> Callable[[], None]:
+def tied_to(parent: int) -> Callable[[], None]:
     """What a child runs before its program. A parent that died before the kernel was told leaves no orphan."""
 
     def tie() -> None:
@@ -48,7 +48,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509  the keeper has one thread
+            preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509  the keeper has one thread
         )
 
 
@@ -61,7 +61,7 @@ def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         text=True,
         errors="replace",
         check=False,
-        preexec_fn=_tied_to(os.getpid()),
+        preexec_fn=tied_to(os.getpid()),
     )
 
 

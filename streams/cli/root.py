@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "stack": ("streams.cli.stack", "stack", "Start, stop and look at the local stack."),
     "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
     "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),
-    "worker": ("streams.cli.worker", "worker", "Run one worker: intake and embed."),
+    "worker": ("streams.cli.worker", "worker", "Run workers: intake and embed."),
     "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
     "demo": (
@@ -23,7 +23,7 @@ COMMANDS: Final = {
         "demo",
         "The whole line on real components, with live changes and searches.",
     ),
-    "up": ("streams.cli.up", "up", "Start stack, capture and a worker in the background."),
+    "up": ("streams.cli.up", "up", "Start stack, capture and workers in the background."),
     "down": ("streams.cli.up", "down", "Stop what `up` started."),
 }
 

@@ -21,7 +21,7 @@ from streams.settings import Settings
 )
 @click.pass_context
 def up(ctx: click.Context, sample: bool, deadline_seconds: float) -> None:
-    """Start stack, capture and a worker; return when the first load is searchable. Again: restart what died."""
+    """Start stack, capture and workers; return when the first load is searchable. Again: restart what died."""
     from streams.local import Line
 
     spec, home = spec_from(ctx), home_from(ctx)
@@ -46,7 +46,7 @@ def _addresses(settings: Settings) -> str:
 @click.command()
 @click.pass_context
 def down(ctx: click.Context) -> None:
-    """Stop the worker and the stack; what they stored stays for the next `up`."""
+    """Stop the workers and the stack; what they stored stays for the next `up`."""
     from streams.local import Line
 
     line = Line(home_from(ctx), say)

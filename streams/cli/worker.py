@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import click
 
-from streams.cli.context import settings_from
+from streams.cli.context import settings_from, spec_from
+from streams.settings import Settings
 
 
 @click.command()
 @click.option("--slot", help="Stable id of this worker; default UPWELL_WORKER_SLOT, else host and number.")
+@click.option(
+    "--processes",
+    type=click.IntRange(0, 64),
+    help="Supervise so many worker processes; 0: be the worker. Default UPWELL_WORKER_PROCESSES.",
+)
 @click.pass_context
-def worker(ctx: click.Context, slot: str | None) -> None:
-    """Run one worker until SIGTERM: takes changes in, and embeds what is pending."""
+def worker(ctx: click.Context, slot: str | None, processes: int | None) -> None:
+    """Run workers until SIGTERM: they take changes in, and embed what is pending.
+
+    Supervised workers get the slots SLOT-0, SLOT-1, ...; one that ends is started again, unless it ended with 0 or 2.
+    """
     settings = settings_from(ctx)
-    if slot:
-        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"slot": slot})})
+    given = {"slot": slot, "processes": processes}
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=changed)})
     from streams import logs
     from streams.app import run_worker
 
     logs.set_up()
-    run_worker(settings)
+    if settings.worker.processes:
+        supervise(settings, [sys.executable, "-m", "streams.cli", "--spec", str(spec_from(ctx)), "worker"])
+    else:
+        run_worker(settings)
+
+
+def supervise(settings: Settings, command: list[str]) -> None:
+    """Run `command` for each slot, tied to this process. Raises Halt."""
+    from infra.stack.processes import tied_to
+    from streams.app import supervised_slots
+    from streams.supervisor import Supervisor
+
+    # Each model would take all cores; together they would take turns on them.
+    threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // settings.worker.processes)
+    environment = {**os.environ, "UPWELL_WORKER_THREADS": str(threads)}
+
+    def start(slot: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, "--slot", slot, "--processes", "0"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509  the supervisor has one thread
+        )
+
+    Supervisor(supervised_slots(settings), start).run()

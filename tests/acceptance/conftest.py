@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra import sample
+from tests.acceptance.plain import ROWS, TABLES
 from tests.deployment import Deployment, Stack, until
 
 
@@ -52,3 +53,14 @@ def encode() -> Callable[[Sequence[str]], Any]:
     return lambda texts: model.encode(
         list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=16
     )
+
+
+@pytest.fixture
+def prepared(deployment: Deployment) -> Deployment:
+    """Tables with 50 rows, migrated and captured; no worker yet."""
+    with deployment.source() as source:
+        source.execute(TABLES)
+        source.execute(ROWS, (1, 50))
+    deployment.upwell("migrate")
+    deployment.upwell("connector", "apply", seconds=180)
+    return deployment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,58 +11,14 @@ import numpy as np
 import psycopg
 import pytest
 
+from tests.acceptance.plain import FAKE, ROWS, TABLES, all_searchable, fake_encode, one
 from tests.deployment import Deployment, until
-from tests.fakes.encoder import FakeEncoder
 from tests.oracle import compare
 
 pytestmark = pytest.mark.acceptance
 
-FAKE = {"module": "tests.fake_worker", "arguments": ()}
-TABLES = """
-CREATE SCHEMA shop;
-CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, body text, tags text[], locale text, published boolean,
-                           price numeric(10,2), updated_at timestamptz);
-CREATE TABLE shop.customers (id bigint PRIMARY KEY, full_name text, email text, segment text, interests text[],
-                             notes text, marketing_consent boolean, updated_at timestamptz);
-ALTER TABLE shop.content REPLICA IDENTITY FULL;
-ALTER TABLE shop.customers REPLICA IDENTITY FULL;
-"""
-ROWS = (
-    "INSERT INTO shop.content SELECT i, 'Piece ' || i, 'Body number ' || i, '{a,b}', 'en', true, i, now() "
-    "FROM generate_series(%s::int, %s::int) AS i"
-)
-
-
 #: Several times what may wait in Kafka at once.
 LOADED = 20_000
-
-
-def fake_encode(texts: Sequence[str]) -> Any:
-    return FakeEncoder(dimension=384).encode(texts)
-
-
-def one(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> Any:
-    """First column of the first row."""
-    row = connection.execute(query, parameters).fetchone()
-    return None if row is None else row[0]
-
-
-@pytest.fixture
-def prepared(deployment: Deployment) -> Deployment:
-    """Tables with 50 rows, migrated and captured; no worker yet."""
-    with deployment.source() as source:
-        source.execute(TABLES)
-        source.execute(ROWS, (1, 50))
-    deployment.upwell("migrate")
-    deployment.upwell("connector", "apply", seconds=180)
-    return deployment
-
-
-def all_searchable(deployment: Deployment) -> bool:
-    with deployment.source() as source, deployment.sink() as sink:
-        wanted = one(source, "SELECT count(*) FROM shop.content")
-        there = one(sink, "SELECT count(DISTINCT id) FROM upwell.content")
-        return bool(wanted == there and one(sink, "SELECT count(*) = 0 FROM upwell.pending"))
 
 
 def test_live_changes_and_deletes_do_not_wait_behind_a_load(deployment: Deployment) -> None:

@@ -58,7 +58,7 @@ WRONG: Final = {
     "demo --seconds -1": "not in the range",
     "up --deadline-seconds -1": "not in the range",
     "connector apply --wait -1": "not in the range",
-    "worker --processes 2": "No such option",
+    "worker --processes -1": "not in the range",
     "migrate sink --print": "No such option",
     "report more": "unexpected extra argument",
 }

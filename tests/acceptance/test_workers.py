@@ -1,0 +1,153 @@
+"""Several workers: supervised, added, killed and removed under load; and stopped while a neighbour is away."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from infra import stack as local_stack
+from tests.acceptance.plain import FAKE, all_searchable, fake_encode, one
+from tests.deployment import Deployment, WorkerProcess, until
+from tests.fixtures.proxy import Proxy
+from tests.oracle import compare
+
+pytestmark = pytest.mark.acceptance
+
+SUPERVISED = {"module": "tests.fake_worker", "arguments": ("--processes", "2")}
+CHANGES = (
+    "INSERT INTO shop.content VALUES (%(key)s, %(text)s, %(text)s, '{{x}}', 'en', true, 1, now()) "
+    "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+    "UPDATE shop.content SET body = %(text)s WHERE id = %(key)s",
+    "UPDATE shop.content SET price = price + 1 WHERE id = %(key)s",
+    "DELETE FROM shop.content WHERE id = %(key)s",
+)
+AUDITED = """
+SELECT p.topic, p.partition, p.next_offset,
+       (SELECT coalesce(sum(count), 0) FROM upwell.audit a
+         WHERE a.topic = p.topic AND a.partition = p.partition)
+  FROM upwell.position p
+"""
+
+
+class Writer:
+    """Changes rows, reproducibly, until told to stop."""
+
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self._deployment, self._random = deployment, random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self.written = 0
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        with self._deployment.source() as source:
+            while not self._stop.is_set():
+                values = {"key": self._random.randint(1, 80), "text": f"text {self._random.random()}"}
+                source.execute(self._random.choice(CHANGES).replace("{{", "{").replace("}}", "}"), values)
+                self.written += 1
+                time.sleep(0.005)
+
+
+def workers(sink: psycopg.Connection[Any]) -> dict[str, int]:
+    """Process id by slot, of every worker that was ever started."""
+    return dict(sink.execute("SELECT slot, pid FROM upwell.worker").fetchall())
+
+
+def embedding(worker: WorkerProcess, times: int) -> bool:
+    return worker.log.read_text(errors="replace").count('"event": "embedding"') >= times
+
+
+def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothing(
+    prepared: Deployment,
+) -> None:
+    supervised = prepared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
+    until(lambda: embedding(supervised, 2), 60, "two workers")
+    with prepared.sink() as sink, Writer(prepared, seed=4) as writer:
+        before = workers(sink)
+        assert len(before) == 2
+        slot, pid = sorted(before.items())[0]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: workers(sink)[slot] != pid, 30, "the killed one's successor")
+        added = prepared.start_worker("added", **FAKE)  # type: ignore[arg-type]
+        until(lambda: embedding(added, 1), 60, "a third worker")
+        until(lambda: writer.written > 600, 60, "changes")
+        assert added.stop() == 0, added.tail()
+        until(lambda: writer.written > 900, 60, "more changes")
+    until(lambda: all_searchable(prepared), 90, "everything")
+    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
+    assert not difference, difference
+    with prepared.sink() as sink:
+        for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
+            assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
+    assert supervised.stop() == 0, supervised.tail()
+    assert '"signal": "SIGKILL"' in supervised.log.read_text()
+
+
+def test_a_halt_ends_the_supervisor_with_2(prepared: Deployment) -> None:
+    spec = prepared.directory / "upwell.toml"
+    spec.write_text(spec.read_text().replace("{{ title }}", "{{ title }}!"))
+    supervised = prepared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
+    assert supervised.process.wait(60) == 2
+    tail = supervised.tail()
+    assert "template, model or chunking of content are not those" in tail
+    assert "halted, its reason is in the line above" in tail
+    assert "Traceback" not in tail
+
+
+@pytest.fixture
+def proxied(prepared: Deployment) -> Iterator[dict[str, Proxy]]:
+    """Sink and registry behind proxies of their own."""
+    sink = conninfo_to_dict(prepared.sink_dsn)
+    registry = urlsplit(prepared.environment["UPWELL_REGISTRY_URL"])
+    assert registry.port is not None
+    with Proxy(int(str(sink["port"]))) as sink_proxy, Proxy(registry.port) as registry_proxy:
+        yield {"sink": sink_proxy, "registry": registry_proxy}
+
+
+@pytest.mark.parametrize("away", ["sink", "registry", "kafka"])
+def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
+    prepared: Deployment, proxied: dict[str, Proxy], away: str
+) -> None:
+    registry = urlsplit(prepared.environment["UPWELL_REGISTRY_URL"])
+    supervised = prepared.start_worker(
+        **SUPERVISED,  # type: ignore[arg-type]
+        UPWELL_SINK_DSN=make_conninfo(prepared.sink_dsn, host="127.0.0.1", port=proxied["sink"].port),
+        UPWELL_REGISTRY_URL=registry._replace(netloc=f"127.0.0.1:{proxied['registry'].port}").geturl(),
+    )
+    if away != "registry":
+        until(lambda: embedding(supervised, 2) and all_searchable(prepared), 60, "two workers")
+    kafka = next(each.pid for each in local_stack.status(prepared.stack.home) if each.name == "kafka")
+    assert kafka is not None
+    try:
+        os.kill(kafka, signal.SIGSTOP) if away == "kafka" else proxied[away].freeze()
+        with prepared.source() as source:
+            source.execute("UPDATE shop.content SET body = 'while it is silent'")
+        time.sleep(2)
+        started = time.monotonic()
+        assert supervised.stop(seconds=25) == 0
+        print(f"{away} silent: stopped in {time.monotonic() - started:.1f} s")
+        assert "worker killed" not in supervised.log.read_text()
+    finally:
+        os.kill(kafka, signal.SIGCONT)
+    proxied[away].thaw() if away != "kafka" else None
+    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
+    said = "SELECT count(*) FROM upwell.content WHERE position('while it is silent' IN chunk_text) = 0"
+    with prepared.sink() as connection:
+        until(lambda: all_searchable(prepared) and one(connection, said) == 0, 60, "the update")
