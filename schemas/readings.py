@@ -62,3 +62,43 @@ class Readings:
     counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sketches: Sequence[SketchReading] = ()
     workers: Sequence[WorkerReading] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationReading:
+    """A generation of a collection with the chunks that it has of one key, in order (`chunk_no`, `chunk_text`,
+    `chunk_hash`, `embedded_at`).
+    """
+
+    number: int
+    state: str
+    model: str
+    template: str
+    created_at: datetime
+    chunks: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that the sink holds of one key. `record` is None if it was never taken in, or was truncated away.
+
+    `audit`: the newest rows first, of `audit_rows`. `vacuumed`: when each of the collection's tables was last.
+    """
+
+    at: datetime
+    collection: str
+    table: str
+    key: str
+    record: Mapping[str, Any] | None
+    generations: Sequence[GenerationReading]
+    pending: Sequence[Mapping[str, Any]]
+    dead_letters: Sequence[Mapping[str, Any]]
+    in_doubt: Mapping[str, Any] | None
+    audit: Sequence[Mapping[str, Any]]
+    audit_rows: int
+    vacuumed: Mapping[str, datetime | None]
+
+    @property
+    def known(self) -> bool:
+        """Whether anything at all is held of the key."""
+        return self.record is not None or bool(self.audit_rows or self.dead_letters or self.pending)

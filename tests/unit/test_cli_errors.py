@@ -39,6 +39,7 @@ READERS: Final = (
     "connector restart",
     "worker",
     "search content coffee",
+    "explain content 42",
     "report",
     "up",
     "demo",
