@@ -63,6 +63,15 @@ class BlockingRegistry:
             known = self._known[schema_id] = self._fetch(schema_id)
         return known
 
+    def answers(self) -> None:
+        """Raise RegistryUnavailable unless it answers."""
+        try:
+            response = requests.get(f"{self._url}/subjects", timeout=self._timeout)
+        except requests.RequestException as error:
+            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+        if response.status_code != 200:
+            raise RegistryUnavailable(f"registry at {self._url}: HTTP {response.status_code}")
+
     def _fetch(self, schema_id: int) -> str:
         try:
             response = requests.get(f"{self._url}/schemas/ids/{schema_id}", timeout=self._timeout)

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "worker": ("streams.cli.worker", "worker", "Run workers: intake and embed."),
     "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
+    "status": ("streams.cli.status", "status", "One screen: what works, what is wrong, the next step."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "demo": (
         "streams.cli.demo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -233,3 +234,15 @@ def test_search_finds_what_was_just_written(shop: Deployment) -> None:
             "gone",
         )
     assert str(key) not in shop.upwell("search", "content", "how to mend a violin", "--json").stdout
+
+
+def test_status_finds_nothing_wrong_and_explain_knows_a_row(shop: Deployment) -> None:
+    seen = json.loads(shop.upwell("status", "--json").stdout)
+    assert seen["wrong"] == []
+    assert seen["slot"]["active"] is True
+    assert set(seen["ahead"]) == {"content", "customers"}
+    told = json.loads(shop.upwell("explain", "content", "10", "--json").stdout)
+    (generation,) = told["generations"]
+    assert told["state"] == "live"
+    assert generation["chunks"][0]["chunk_text"] in told["text"]
+    assert {"applied", "embedded"} <= {row["action"] for row in told["audit"]}

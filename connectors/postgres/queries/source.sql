@@ -79,6 +79,13 @@ SELECT slot_name AS name, active, confirmed_flush_lsn IS NOT NULL AS ready, wal_
   FROM pg_catalog.pg_replication_slots
  WHERE slot_name = %(slot)s AND database = current_database();
 
+-- name: slot_state
+-- How far the connector is behind the end of the write-ahead log.
+SELECT slot_name AS name, active, wal_status,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind_bytes
+  FROM pg_catalog.pg_replication_slots
+ WHERE slot_name = %(slot)s AND database = current_database();
+
 -- name: wal_position
 -- The end of the write-ahead log, in bytes as `source.lsn` counts them.
 SELECT (pg_current_wal_lsn() - '0/0')::bigint AS lsn;

@@ -1,0 +1,201 @@
+"""What works, what does not, and what to do next.
+
+Each neighbour is asked by itself, so one that is away hides no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, TypeVar
+
+from connectors.debezium.connect import Connect, ConnectorStatus
+from connectors.debezium.naming import Naming
+from connectors.kafka import Kafka
+from connectors.postgres.capture_state import CaptureState, connect_sink
+from connectors.postgres.read import read_report
+from connectors.postgres.source import connect_source, first
+from connectors.registry import BlockingRegistry
+from schemas.errors import UpwellError
+from streams.freshness.report import Report, build_report
+from streams.loads import records_ahead
+from streams.settings import Settings
+
+T = TypeVar("T")
+
+#: Rates and delays are those of so long; counts are kept by the minute.
+WINDOW: Final = timedelta(minutes=5)
+#: A worker says every five seconds that it lives.
+SILENT_SECONDS: Final = 20.0
+#: Write-ahead log that the source keeps for the connector, before it is worth a word.
+MUCH_WAL_BYTES: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The replication slot; `behind_bytes` of write-ahead log are not confirmed, None if none is yet."""
+
+    name: str
+    active: bool
+    wal_status: str
+    behind_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen. A neighbour that did not answer is None, and its error is in `errors` under its name.
+
+    `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection.
+    """
+
+    report: Report | None
+    lineage: int | None
+    connector: ConnectorStatus | None
+    slot: Slot | None
+    ahead: Mapping[str, int] | None
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something is wrong, in one line, and what to do."""
+
+    problem: str
+    next_step: str
+
+
+def look(settings: Settings) -> Facts:
+    """Ask every neighbour. Writes nothing and raises nothing that a neighbour is to blame for."""
+    errors: dict[str, str] = {}
+
+    def ask(name: str, question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except UpwellError as error:
+            errors[name] = str(error)
+            return None
+
+    report = ask("sink", lambda: _report(settings))
+    lineage = ask("sink", lambda: _lineage(settings)) if report is not None else None
+    naming = None if lineage is None else Naming(settings.name, lineage)
+    slot = ask("source", lambda: _slot(settings, naming))
+    connector = None
+    if naming is not None:
+        connector = ask("connect", lambda: Connect(settings.connect.url).status(naming.connector))
+    ask("registry", BlockingRegistry(settings.registry.url).answers)
+    ahead = ask("kafka", lambda: _ahead(settings, naming)) if naming is not None else None
+    return Facts(report, lineage, connector, slot, ahead, errors)
+
+
+def _report(settings: Settings) -> Report:
+    with connect_sink(settings.sink.dsn) as connection:
+        return build_report(read_report(connection, WINDOW))
+
+
+def _lineage(settings: Settings) -> int | None:
+    with CaptureState.open(settings.sink.dsn) as state:
+        found = state.lineage()
+    return None if found is None else found[0]
+
+
+def _slot(settings: Settings, naming: Naming | None) -> Slot | None:
+    with connect_source(settings.source.dsn) as connection:
+        row = first(connection, "slot_state", {"slot": naming.slot}) if naming is not None else None
+    return (
+        None
+        if row is None
+        else Slot(row["name"], row["active"], row["wal_status"] or "", row["behind_bytes"])
+    )
+
+
+def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
+    if naming is None:
+        return {}
+    kafka = Kafka(settings.kafka.bootstrap_servers, timeout=5.0)
+    with CaptureState.open(settings.sink.dsn) as state:
+        return {
+            name: records_ahead(state, kafka, naming.topic(spec.table))
+            for name, spec in settings.collections.items()
+        }
+
+
+def eta_seconds(report: Report, collection: str) -> float | None:
+    """How long what is pending takes at the rate of the window; None if nothing became searchable in it."""
+    found = report.collections[collection]
+    waiting, done = sum(found.pending.values()), found.delay.count + found.backfilled
+    if not waiting:
+        return 0.0
+    return waiting * report.window_seconds / done if done else None
+
+
+_AWAY: Final = {
+    "sink": "start it, or mend UPWELL_SINK_DSN; nothing is lost meanwhile",
+    "source": "start it, or mend UPWELL_SOURCE_DSN; Debezium tries again by itself",
+    "connect": "start Kafka Connect, or mend UPWELL_CONNECT_URL; what is in Kafka is still taken in",
+    "registry": "start it, or mend UPWELL_REGISTRY_URL; workers wait",
+    "kafka": "start it, or mend UPWELL_KAFKA_BOOTSTRAP_SERVERS; workers wait",
+}
+
+
+def findings(facts: Facts, settings: Settings) -> list[Finding]:
+    """What is wrong, what is nearest to the source first."""
+    away = [Finding(facts.errors[name], step) for name, step in _AWAY.items() if name in facts.errors]
+    return [*away, *_capture(facts), *_workers(facts), *_collections(facts, settings)]
+
+
+def _capture(facts: Facts) -> Iterator[Finding]:
+    if facts.report is not None and facts.lineage is None:
+        yield Finding("nothing is captured yet", "run `upwell connector apply`")
+        return
+    connector, slot = facts.connector, facts.slot
+    if connector is not None and connector.failed:
+        yield Finding(
+            f"connector {connector.name} FAILED: {connector.cause}",
+            "mend the cause, then run `upwell connector restart`",
+        )
+    elif connector is not None and not connector.running:
+        state = connector.connector if connector.connector != "RUNNING" else f"task {connector.task}"
+        yield Finding(f"connector {connector.name}: {state}", "run `upwell connector apply`")
+    if facts.lineage is not None and "source" not in facts.errors and slot is None:
+        yield Finding(
+            "the replication slot is gone: changes since are lost",
+            "begin a new deployment with another name (README, When something fails)",
+        )
+    if slot is not None and slot.wal_status == "lost":
+        yield Finding(
+            f"slot {slot.name} is lost: the source has removed write-ahead log that it needed",
+            "begin a new deployment with another name, and raise max_slot_wal_keep_size at the source",
+        )
+    elif slot is not None and (slot.behind_bytes or 0) > MUCH_WAL_BYTES:
+        kept = (slot.behind_bytes or 0) / 1024**3
+        yield Finding(
+            f"slot {slot.name} holds back {kept:.1f} GiB of write-ahead log",
+            "see that the connector runs, and that no transaction is open for long at the source",
+        )
+
+
+def _workers(facts: Facts) -> Iterator[Finding]:
+    if facts.report is None or facts.lineage is None:
+        return
+    if not any(worker.seen_seconds < SILENT_SECONDS for worker in facts.report.workers):
+        yield Finding("no worker runs", "run `upwell worker --processes 2`, or `make up` on one machine")
+
+
+def _collections(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    for name, found in (facts.report.collections if facts.report is not None else {}).items():
+        if name not in settings.collections:
+            continue
+        threshold = settings.collections[name].slo.threshold_seconds
+        if found.load.state == "incomplete" and facts.lineage is not None:
+            yield Finding(f"{name}: its table is not loaded", "run `upwell connector apply`")
+        if (found.oldest_pending_seconds or 0.0) > threshold:
+            yield Finding(
+                f"{name}: a change waits for {found.oldest_pending_seconds:.0f} s, the threshold is {threshold:.0f} s",
+                "see the workers' log; if they are busy, run more of them",
+            )
+        if found.dead_letters:
+            yield Finding(
+                f"{name}: {found.dead_letters} dead letters",
+                "look at upwell.dead_letter and mend the rows at the source (README, When something fails)",
+            )
