@@ -22,6 +22,10 @@ VIEW_COLUMNS: Final = (
     "is_stale",
 )
 
+#: Arguments and results of `upwell.search_C`, and what it uses within: a column of the name would be taken for it.
+SEARCH_NAMES: Final = ("for_model", "query", "k", "ef_search", "score", "distance")
+RESERVED_COLUMNS: Final = frozenset({*VIEW_COLUMNS, *SEARCH_NAMES})
+
 #: Names of relations in schema `upwell`: no collection may have them.
 RESERVED_COLLECTIONS: Final = frozenset(
     {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, VIEW_COLUMNS
+from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, RESERVED_COLUMNS
 from schemas.template import Template
 
 #: Below this no round, offset flush and heartbeat can show freshness (DESIGN 7).
@@ -80,10 +80,11 @@ class CollectionSpec(Strict):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        reserved = sorted(set(self.metadata) & set(VIEW_COLUMNS))
+        reserved = sorted(set(self.metadata) & RESERVED_COLUMNS)
         if reserved:
             raise ValueError(
-                f"metadata column {reserved[0]!r} is a column of every view: rename it at the source"
+                f"metadata column {reserved[0]!r} has a name that view or search use themselves: leave it out, or "
+                "rename it at the source"
             )
         hidden = sorted((set(self.metadata) | self.template_columns) & set(self.exclude))
         if hidden:

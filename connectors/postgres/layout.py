@@ -9,7 +9,7 @@ from typing import Final
 from psycopg import sql
 
 from schemas.errors import SettingsError
-from schemas.names import VIEW_COLUMNS, check_identifier
+from schemas.names import RESERVED_COLUMNS, check_identifier
 from schemas.sink import GenerationInfo
 
 SYSTEM_COLUMNS: Final = frozenset(
@@ -53,7 +53,7 @@ class CollectionLayout:
     def __post_init__(self) -> None:
         check_identifier(self.name, "collection")
         for column in self.columns:
-            if column.name.startswith("_") or column.name in VIEW_COLUMNS:
+            if column.name.startswith("_") or column.name in RESERVED_COLUMNS:
                 raise SettingsError(
                     f"collection {self.name}: column {column.name!r} has a name that upwell uses itself; "
                     f"leave it out of the metadata, or rename it at the source"

@@ -24,8 +24,9 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceColumn:
-    """`type` as `format_type` prints it; `toastable`: an unchanged value may be missing from an update's
-    event.
+    """`type` as `format_type` prints it, `text` for an enum or a type of an extension.
+
+    `toastable`: an unchanged value may be missing from an update's event.
     """
 
     name: str

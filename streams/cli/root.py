@@ -12,6 +12,7 @@ from streams.cli.context import Context, one_clear_line
 
 #: command -> (module, attribute, one line for `upwell --help`)
 COMMANDS: Final = {
+    "init": ("streams.cli.init", "init", "Write a first spec for your own tables."),
     "stack": ("streams.cli.stack", "stack", "Start, stop and look at the local stack."),
     "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
     "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),

@@ -19,6 +19,7 @@ from psycopg import sql
 
 INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 SETTINGS: Final = {
+    "wal_level": "logical",
     "listen_addresses": "",
     "fsync": "off",
     "full_page_writes": "off",

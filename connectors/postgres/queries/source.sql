@@ -19,17 +19,31 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
 
 -- name: columns
--- Columns in order. `toastable` = may be stored out of line; `key_position` counts from 1 within the primary key.
+-- Columns in order. `type` is one that every Postgres has: enums and types of extensions are text. `toastable` = may be stored out of line; `key_position` counts from 1 within the primary key.
 SELECT a.attname AS name,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+            WHEN coalesce(e.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace
+            THEN pg_catalog.format_type(a.atttypid, a.atttypmod)
+            WHEN e.oid IS NOT NULL THEN 'text[]' ELSE 'text' END AS type,
        a.attnotnull AS not_null,
        a.attlen = -1 AND a.attstorage IN ('x', 'e') AS toastable,
        a.attgenerated <> '' AS generated,
        array_position(i.indkey::int2[], a.attnum) + 1 - array_lower(i.indkey::int2[], 1) AS key_position
   FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum;
+
+-- name: capturable_tables
+-- Ordinary tables with a primary key that are no system's and not ours.
+SELECT n.nspname || '.' || c.relname AS name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'upwell')
+   AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+ ORDER BY 1;
 
 -- name: service_tables
 -- Which tables of schema `upwell` exist already.
