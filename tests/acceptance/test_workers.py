@@ -126,17 +126,23 @@ def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
     prepared: Deployment, proxied: dict[str, Proxy], away: str
 ) -> None:
     registry = urlsplit(prepared.environment["UPWELL_REGISTRY_URL"])
+    if away == "registry":
+        proxied[away].freeze()  # before a worker has the schemas
     supervised = prepared.start_worker(
         **SUPERVISED,  # type: ignore[arg-type]
         UPWELL_SINK_DSN=make_conninfo(prepared.sink_dsn, host="127.0.0.1", port=proxied["sink"].port),
         UPWELL_REGISTRY_URL=registry._replace(netloc=f"127.0.0.1:{proxied['registry'].port}").geturl(),
     )
+    until(lambda: embedding(supervised, 2), 60, "two workers")
     if away != "registry":
-        until(lambda: embedding(supervised, 2) and all_searchable(prepared), 60, "two workers")
+        until(lambda: all_searchable(prepared), 60, "the first rows")
     kafka = next(each.pid for each in local_stack.status(prepared.stack.home) if each.name == "kafka")
     assert kafka is not None
     try:
-        os.kill(kafka, signal.SIGSTOP) if away == "kafka" else proxied[away].freeze()
+        if away == "kafka":
+            os.kill(kafka, signal.SIGSTOP)
+        elif away == "sink":
+            proxied[away].freeze()
         with prepared.source() as source:
             source.execute("UPDATE shop.content SET body = 'while it is silent'")
         time.sleep(2)
@@ -146,7 +152,8 @@ def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
         assert "worker killed" not in supervised.log.read_text()
     finally:
         os.kill(kafka, signal.SIGCONT)
-    proxied[away].thaw() if away != "kafka" else None
+    if away != "kafka":
+        proxied[away].thaw()
     prepared.start_worker(**FAKE)  # type: ignore[arg-type]
     said = "SELECT count(*) FROM upwell.content WHERE position('while it is silent' IN chunk_text) = 0"
     with prepared.sink() as connection:
