@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from connectors.postgres.intake_store import SQL as SINK
 from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.read import SQL as READ
 from connectors.postgres.sql import Queries
@@ -79,8 +80,8 @@ def _key(connection: Connection, collection: str, columns: Sequence[str], values
         raise SettingsError(
             f"a key of {collection} has the columns {', '.join(columns)}: give a value of each"
         )
-    found = _rows(connection, SQL["types"], {"table": f"upwell.record_{collection}"})
-    types = {row["name"]: row["type"] for row in found}
+    found = _rows(connection, SINK["column_types"], {"table": f"upwell.record_{collection}"})
+    types = {row["attname"]: row["format_type"] for row in found}
     return canonical_key(
         [_typed(name, types.get(name, ""), value) for name, value in zip(columns, values, strict=True)]
     )

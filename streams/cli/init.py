@@ -27,8 +27,11 @@ def init(ctx: click.Context, dsn: str | None, tables: tuple[str, ...], force: bo
     if path.exists() and not force:
         raise SettingsError(f"{path} is there already: give another --spec, or --force")
     with connect_source(dsn or "") as connection:
-        there = (str(row["name"]) for row in rows(connection, "capturable_tables"))
-        wanted = tables or tuple(name for name in there if all(map(IDENTIFIER.fullmatch, name.split("."))))
+        wanted = tables or tuple(
+            name
+            for row in rows(connection, "capturable_tables")
+            if all(map(IDENTIFIER.fullmatch, (name := str(row["name"])).split(".")))
+        )
         if not wanted:
             raise SettingsError("the source has no table with a primary key that this user sees")
         found = inspect_tables(connection, wanted)

@@ -59,6 +59,20 @@ async def left(sink: PostgresSink) -> list[tuple[str, bool]]:
     return [(row[0], row[1]) for row in await sink.rows("SELECT key, asked FROM upwell.repair ORDER BY key")]
 
 
+async def asked_for(sink: PostgresSink) -> frozenset[str]:
+    """Keys of which intake would take a re-read's row."""
+    seen: list[frozenset[str]] = []
+
+    def decide(view: Any) -> Any:
+        seen.append(view.repairs)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await sink.store.intake(IntakeRequest("content", {}, ["[1]", "[2]"]), decide)
+    (found,) = seen
+    return found
+
+
 async def test_what_the_source_does_not_have_becomes_a_marker(
     doubtful: PostgresSink, source: psycopg.Connection[Any]
 ) -> None:
@@ -81,15 +95,7 @@ async def test_what_the_source_has_is_read_again_through_the_connector(
     (signal,) = signals(source)
     assert signal["data-collections"] == ["shop.content"]
     assert signal["additional-conditions"][0]["filter"] == "(\"id\" = '1')"
-    seen = []
-
-    def decide(view: Any) -> Any:
-        seen.append(view.repairs)
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        await doubtful.store.intake(IntakeRequest("content", {}, ["[1]", "[2]"]), decide)
-    assert seen == [{"[1]"}]
+    assert await asked_for(doubtful) == {"[1]"}
     assert await doubtful.chunks("[1]") == ["one"]
     step(doubtful, source)
     assert len(signals(source)) == 1  # not again at once
@@ -99,15 +105,7 @@ async def test_what_the_source_has_is_read_again_through_the_connector(
 
 
 async def test_a_row_of_a_load_is_no_answer_to_what_nobody_asked(doubtful: PostgresSink) -> None:
-    seen = []
-
-    def decide(view: Any) -> Any:
-        seen.append(view.repairs)
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        await doubtful.store.intake(IntakeRequest("content", {}, ["[1]", "[2]"]), decide)
-    assert seen == [frozenset()]
+    assert await asked_for(doubtful) == frozenset()
 
 
 async def test_a_record_that_moves_on_after_the_look_is_left_alone(doubtful: PostgresSink) -> None:

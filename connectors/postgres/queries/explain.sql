@@ -3,11 +3,6 @@
 -- name: collection
 SELECT key_columns, table_name FROM upwell.collection WHERE name = %(collection)s
 
--- name: types
--- Types of the record's own columns.
-SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type FROM pg_attribute a
- WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
-
 -- name: record
 SELECT _deleted AS deleted, _row AS row, encode(_text_hash, 'hex') AS text_hash, _lineage AS lineage, _offset AS "offset",
        _streamed AS streamed, _lsn AS lsn, _transaction_id AS transaction_id, _committed_at AS committed_at,
@@ -43,7 +38,7 @@ SELECT at, action, topic, partition, first_offset AS "offset", lineage, lsn, tra
   FROM upwell.audit WHERE collection = %(collection)s AND key = %(key)s ORDER BY at DESC LIMIT %(limit)s
 
 -- name: audited
-SELECT count(*) AS rows, max(at) AS newest FROM upwell.audit WHERE collection = %(collection)s AND key = %(key)s
+SELECT count(*) AS rows FROM upwell.audit WHERE collection = %(collection)s AND key = %(key)s
 
 -- name: vacuumed
 -- Deleted rows stay in the files until a vacuum.
