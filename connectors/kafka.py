@@ -86,6 +86,16 @@ class Kafka:
             futures = self._admin.create_topics(new, request_timeout=self._timeout)
         return [name for name, future in futures.items() if self._created(future.result)]
 
+    def delete(self, topics: Collection[str]) -> None:
+        """Delete topics with all that they hold; one that does not exist is fine."""
+        if not topics:
+            return
+        with self._errors():
+            futures = self._admin.delete_topics(list(topics), request_timeout=self._timeout)
+        for future in futures.values():
+            with contextlib.suppress(TopicUnknown), self._errors():
+                future.result()
+
     def _created(self, result: Callable[[], object]) -> bool:
         try:
             with self._errors():

@@ -28,6 +28,7 @@
          |- LineageMismatch        unknown topic id or partition count
          |- GenerationMismatch     changed template, model or chunking without a generation command
          |- PositionConflict       another owner, or a restored sink: exit, the next start re-reads
+         |- DeploymentChanged      another lineage, other collections or columns: exit, the next start has them
          |- GapFound               the log no longer holds what the sink has not taken in
          `- SlotTaken
 
@@ -154,6 +155,12 @@ class PositionConflict(Halt):
 
     Unlike the other halts a restart cures it, so the exit code is not 2 (DESIGN 4, H21).
     """
+
+    exit_code = 1
+
+
+class DeploymentChanged(Halt):
+    """What is captured is not what this worker was started for: exit, the next start has what is captured now."""
 
     exit_code = 1
 

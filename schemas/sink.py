@@ -56,7 +56,8 @@ class IntakeRequest:
     `positions`: the next offset of each partition as this owner last read or wrote it; None where no position
     row existed. `keys`: record rows to lock, in key order. `exclusive`: a truncate is in the batch, so
     the collection's advisory lock is taken exclusively. `with_rows`: those keys whose stored row must be read too,
-    because an unavailable (unchanged TOAST) value is to be taken from it.
+    because an unavailable (unchanged TOAST) value is to be taken from it. `lineage`: that of the events; when
+    another has begun, nothing of it is taken in any more.
     """
 
     collection: str
@@ -64,6 +65,7 @@ class IntakeRequest:
     keys: Sequence[str]
     exclusive: bool = False
     with_rows: frozenset[str] = frozenset()
+    lineage: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import structlog
 
@@ -24,6 +25,8 @@ from schemas.errors import GenerationMismatch, LineageMismatch, MigrationNeeded,
 from schemas.sink import GenerationInfo
 from schemas.spec import Chunking, fingerprint
 from schemas.template import Template
+from streams.capture import completion, lineage_of
+from streams.completion import Completing, Completion
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
 from streams.intake.stage import Intake
@@ -31,6 +34,7 @@ from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
 from streams.settings import Settings
+from streams.watch import watch
 from streams.worker import IntakeNeeds, Parts, Worker
 
 log = structlog.get_logger()
@@ -84,8 +88,6 @@ def _end(exit_code: int) -> None:
 
 async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Callable[[int], None]) -> None:
     slot = worker_slot(settings)
-    topics = await asyncio.to_thread(lineage_topics, settings)
-    secret = await asyncio.to_thread(_placeholder, settings)
     store = await PostgresStore.open(
         settings.sink.dsn,
         writer=slot,
@@ -94,6 +96,9 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
     )
     registry = Registry(settings.registry.url)
     try:
+        started_for = await store.deployment()
+        topics = await asyncio.to_thread(lineage_topics, settings)
+        secret = await asyncio.to_thread(_placeholder, settings)
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
         generations = live_generations(settings, await store.generations())
@@ -120,7 +125,14 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
             make_recipes=lambda encoder: recipes(settings, generations, encoder),
             make_intakes=intakes,
             dimensions={(each.collection, each.number): each.dimension for each in generations},
-            services=(_listening(settings, wakes), store.keep_house, repairing.run, pacing.run),
+            services=(
+                _listening(settings, wakes),
+                partial(watch, store, started_for),
+                store.keep_house,
+                repairing.run,
+                pacing.run,
+                _completing(settings, store).run,
+            ),
             on_stopping=on_stopping,
         )
         await Worker(parts).run()
@@ -139,6 +151,15 @@ def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:
     return lambda should_stop: listen(settings.sink.dsn, wake, should_stop)
 
 
+def _completing(settings: Settings, store: PostgresStore) -> Completing:
+    def of(state: CaptureState) -> Completion:
+        return completion(
+            settings, lineage_of(state, settings), state, lambda line: log.info("load", state=line)
+        )
+
+    return Completing(settings.sink.dsn, of, partial(store.is_scanned, list(settings.collections)))
+
+
 def _placeholder(settings: Settings) -> str:
     with connect_source(settings.source.dsn) as connection:
         return placeholder(connection, settings.name)
@@ -147,7 +168,8 @@ def _placeholder(settings: Settings) -> str:
 def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
     """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11).
 
-    Raises MigrationNeeded if there is none yet, LineageMismatch if a topic is not the one that was created.
+    A collection that is in the spec and not captured yet waits for `upwell migrate`: it keeps no other from going on.
+    Raises MigrationNeeded if none is captured, LineageMismatch if a topic is not the one that was created.
     """
     with CaptureState.open(settings.sink.dsn) as state:
         lineage = state.lineage()
@@ -157,8 +179,10 @@ def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
     naming = Naming(settings.name, lineage[0])
     wanted = {naming.topic(spec.table): name for name, spec in settings.collections.items()}
     missing = sorted(set(wanted) - set(recorded))
-    if missing:
+    if missing and len(missing) == len(wanted):
         raise MigrationNeeded(f"topic {missing[0]} is not created yet: run `upwell connector apply` first")
+    for topic in missing:
+        log.warning("not captured yet: run `upwell migrate`", collection=wanted.pop(topic), topic=topic)
     found = Kafka(settings.kafka.bootstrap_servers).describe(list(wanted))
     for topic in wanted:
         check_topic(topic, recorded[topic], found.get(topic))
@@ -172,7 +196,7 @@ def check_topic(topic: str, recorded: TopicFacts, found: TopicFacts | None) -> N
     now = "is gone" if found is None else f"has id {found.topic_id} and {found.partitions} partitions"
     raise LineageMismatch(
         f"topic {topic} {now}; upwell created it with id {recorded.topic_id} and {recorded.partitions} partitions: "
-        f"offsets mean something else now, run upwell connector rebuild"
+        f"offsets mean something else now, run `upwell connector rebuild`"
     )
 
 

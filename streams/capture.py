@@ -4,16 +4,18 @@ Every step looks first and does only what is missing, so it may be killed anywhe
 
     1. tables at the source can be captured, publication and deployment row are there   (upwell migrate)
     2. a lineage; its topics, created and recorded with their ids                       (sink: lineage, topic)
-    3. the connector, validated, then applied; RUNNING, and its slot exists             (Connect, source)
-    4. first loads: state `loading` with a signal's id, THEN the signal, then followed  (sink: collection)
-    5. `complete` once everything scanned is taken in and searchable                    (streams/loads.py)
+    3. no change was lost that the lineage should have                                  (streams/gaps.py)
+    4. the connector, validated, then applied; RUNNING, and its slot exists             (Connect, source)
+    5. loads: state `loading` with a signal's id, THEN the signal, then followed        (streams/loads.py)
+    6. `complete` once everything scanned is taken in, swept and searchable             (streams/completion.py)
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,12 +26,14 @@ from connectors.debezium.config import ConnectorConfig
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
-from connectors.postgres.capture_state import CaptureState
-from connectors.postgres.source import Connection, TableInfo, connect_source, first, inspect_tables
+from connectors.postgres.capture_state import INCOMPLETE, CaptureState
+from connectors.postgres.source import Connection, TableInfo, connect_source, drop_slot, first, inspect_tables
 from connectors.postgres.source_schema import placeholder, unpublished
-from schemas.errors import ConnectUnavailable, LineageMismatch, SettingsError, SourceUnavailable
+from schemas.errors import ConnectUnavailable, GapFound, LineageMismatch, SettingsError
 from schemas.spec import CollectionSpec
-from streams.loads import Loading, await_searchable
+from streams.completion import Completion
+from streams.gaps import find_gap
+from streams.loads import Loading
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
@@ -38,6 +42,7 @@ START_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.2
 #: A FAILED task is restarted this often before its cause is given to the caller.
 RESTARTS: Final = 3
+REBUILD: Final = "run `upwell connector rebuild`"
 
 
 def check_collections(
@@ -109,7 +114,11 @@ class Capture:
         )
         facts = self._described(set(wanted), set(created))
         check_topics(recorded, {topic: facts.get(topic) for topic in recorded if topic in wanted})
-        self.state.create_lineage(self.naming.lineage, self.naming.topic_prefix)
+        self.state.begin_lineage(
+            self.naming.lineage,
+            self.naming.topic_prefix,
+            {topic: (wanted[topic][1], facts[topic]) for topic in missing},
+        )
         for topic in missing:
             self.state.record_topic(self.naming.lineage, topic, wanted[topic][1], facts[topic])
         if created:
@@ -135,6 +144,16 @@ class Capture:
                 f"or delete the topics {self.naming.topic_prefix}.*"
             )
 
+    def lost_topics(self) -> bool:
+        """Whether a recorded topic is no longer the one that was created."""
+        recorded = self.state.topics(self.naming.lineage)
+        found = self.kafka.describe(list(recorded))
+        try:
+            check_topics(recorded, {topic: found.get(topic) for topic in recorded})
+        except LineageMismatch:
+            return True
+        return False
+
     def ensure_publication(self) -> None:
         missing = unpublished(
             self.source, self.naming.name, [s.table for s in self.settings.collections.values()]
@@ -148,13 +167,15 @@ class Capture:
         self.connect.validate(config)
         known = self.connect.config(self.naming.connector)
         if known is not None and known != config:
-            self._stopped()
+            self.stop()
+            if known.get("topic.prefix") != config["topic.prefix"]:
+                self.connect.delete_offsets(self.naming.connector)
         if self.connect.apply(config):
             self.progress(f"connector {self.naming.connector} {'applied' if known is None else 'changed'}")
         self.connect.resume(self.naming.connector)
         self._running()
 
-    def _stopped(self) -> None:
+    def stop(self) -> None:
         """A task that still runs with the old table list would read a signal for a new table and drop it."""
         self.connect.stop(self.naming.connector)
         deadline = time.monotonic() + START_SECONDS
@@ -184,11 +205,21 @@ class Capture:
 
     def _slot_ready(self) -> bool:
         slot = first(self.source, "slot", {"slot": self.naming.slot})
-        if slot is not None and slot["wal_status"] == "lost":
-            raise SourceUnavailable(
-                f"slot {self.naming.slot} is lost: changes are missing, a rebuild is needed"
-            )
         return slot is not None and bool(slot["ready"])
+
+    def refuse_gap(self) -> None:
+        """Raise GapFound if changes are lost: a start from here would hide it."""
+        loads = self.state.loads(list(self.settings.collections)).values()
+        begun = any(load.state != INCOMPLETE for load in loads)
+        gap = find_gap(self.source, self.connect, self.naming, begun=begun)
+        if gap:
+            raise GapFound(f"{gap}; run `upwell connector rebuild`")
+
+    def drop_ended_slots(self) -> None:
+        """An ended lineage's slot would hold back the source's write-ahead log for ever."""
+        for lineage in range(1, self.naming.lineage):
+            if drop_slot(self.source, Naming(self.naming.name, lineage).slot):
+                self.progress(f"slot {Naming(self.naming.name, lineage).slot} of an ended lineage dropped")
 
     def config(self) -> ConnectorConfig:
         """The connector's configuration from settings, spec and the source's deployment row."""
@@ -234,13 +265,12 @@ def check_topics(recorded: Mapping[str, TopicFacts], found: Mapping[str, TopicFa
     for topic, now in found.items():
         then = recorded[topic]
         if now is None:
-            raise LineageMismatch(f"topic {topic} is gone: its changes are lost, a rebuild is needed")
+            raise LineageMismatch(f"topic {topic} is gone: its changes are lost; {REBUILD}")
         if now.topic_id != then.topic_id:
-            raise LineageMismatch(f"topic {topic} was deleted and made again: a rebuild is needed")
+            raise LineageMismatch(f"topic {topic} was deleted and made again; {REBUILD}")
         if now.partitions != then.partitions:
             raise LineageMismatch(
-                f"topic {topic} has {now.partitions} partitions, not the recorded {then.partitions}: "
-                "a rebuild is needed"
+                f"topic {topic} has {now.partitions} partitions, not the recorded {then.partitions}; {REBUILD}"
             )
 
 
@@ -286,10 +316,16 @@ def lineage_of(state: CaptureState, settings: Settings) -> Naming:
 
 
 def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
-    """All steps of this module's docstring up to 4; with `load`, until every table's scan has succeeded."""
+    """All steps of this module's docstring up to 5; with `load`, until every table's scan has succeeded."""
+    with opened(settings, progress) as capture:
+        bring_up(capture, load=load)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, progress: Progress) -> Iterator[Capture]:
+    """The capture side in its newest lineage, connected to everything."""
     with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
-        check_collections(source, settings.collections)
-        capture = Capture(
+        yield Capture(
             settings,
             lineage_of(state, settings),
             source,
@@ -298,19 +334,26 @@ def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
             Connect(settings.connect.url),
             progress,
         )
-        capture.ensure_publication()
-        capture.ensure_topics()
-        write_secrets(settings)
-        capture.ensure_connector()
-        if load:
-            loading(capture).run()
+
+
+def bring_up(capture: Capture, *, load: bool) -> None:
+    """See `apply`."""
+    check_collections(capture.source, capture.settings.collections)
+    capture.ensure_publication()
+    capture.ensure_topics()
+    capture.refuse_gap()
+    write_secrets(capture.settings)
+    capture.ensure_connector()
+    capture.drop_ended_slots()
+    if load:
+        loading(capture).run()
 
 
 def loading(capture: Capture) -> Loading:
-    """First loads of this deployment."""
+    """Loads of this deployment."""
     return Loading(
         naming=capture.naming,
-        tables={name: spec.table for name, spec in capture.settings.collections.items()},
+        tables=tables_of(capture.settings),
         source=capture.source,
         state=capture.state,
         kafka=capture.kafka,
@@ -322,18 +365,26 @@ def loading(capture: Capture) -> Loading:
     )
 
 
+def completion(settings: Settings, naming: Naming, state: CaptureState, progress: Progress) -> Completion:
+    """What brings the loads of a lineage to their end."""
+    kafka, connect = Kafka(settings.kafka.bootstrap_servers), Connect(settings.connect.url)
+    return Completion(naming, tables_of(settings), state, kafka, connect, progress)
+
+
+def tables_of(settings: Settings) -> dict[str, str]:
+    """`schema.table` by collection."""
+    return {name: spec.table for name, spec in settings.collections.items()}
+
+
 def connector_name(settings: Settings) -> str:
     """The connector keeps its name over lineages."""
     return Naming(settings.name, 1).connector
 
 
 def wait_searchable(settings: Settings, deadline: float, progress: Progress) -> bool:
-    """`await_searchable` for the command line: with connections of its own."""
-    with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
-        kafka, connect = Kafka(settings.kafka.bootstrap_servers), Connect(settings.connect.url)
-        naming = lineage_of(state, settings)
-        capture = Capture(settings, naming, source, state, kafka, connect, progress)
-        return await_searchable(loading(capture), deadline, progress)
+    """Until every load is complete; False at the deadline (a time of `time.monotonic()`)."""
+    with CaptureState.open(settings.sink.dsn) as state:
+        return completion(settings, lineage_of(state, settings), state, progress).wait(deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +404,7 @@ def look(settings: Settings) -> Seen:
     """State of connector, stored offsets and first loads. Writes nothing."""
     connect, name = Connect(settings.connect.url), connector_name(settings)
     status = connect.status(name)
-    offsets = connect.offsets(name)
     with CaptureState.open(settings.sink.dsn) as state:
+        offsets = connect.offsets(name, lineage_of(state, settings).topic_prefix)
         loads = {load.name: load.state for load in state.loads(list(settings.collections)).values()}
     return Seen(name, status.connector, status.task, status.cause, status.running, offsets, loads)

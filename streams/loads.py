@@ -1,8 +1,8 @@
-"""First loads by incremental snapshot, from `incomplete` to `complete`.
+"""Loads by incremental snapshot, from `incomplete` to `complete`: the first of a table, and those after a rebuild.
 
 The state is written before the signal is sent, and a signal is sent once per id: whoever is killed in
 between is continued, not repeated. A scan counts only if its own table's completion says SUCCEEDED or
-EMPTY (H24).
+EMPTY (H24). How a scan becomes complete is in `streams/completion.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from connectors.debezium.naming import Naming
 from connectors.debezium.notifications import Notification, Notifications
 from connectors.debezium.snapshot import LOAD, new_signal_id, request
 from connectors.kafka import Kafka
-from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
+from connectors.postgres.capture_state import INCOMPLETE, LOADING, CaptureState, Load
 from connectors.postgres.source import Connection, first
 from connectors.postgres.source_schema import unsettled
 from schemas.change import TopicPartition
@@ -36,7 +36,7 @@ ATTEMPTS: Final = 5
 
 @dataclass(slots=True)
 class Loading:
-    """The first loads of one deployment. `tables`: `schema.table` by collection."""
+    """The loads of one deployment. `tables`: `schema.table` by collection."""
 
     naming: Naming
     tables: Mapping[str, str]
@@ -86,10 +86,15 @@ class Loading:
         with self.state.signalling():
             start = self.kafka.end_offsets([topic]).get(TopicPartition(topic, 0), 0)
             for name in wanted:
-                detail = {"signal": signal, "from": start, "asked_lsn": self._lsn()}
+                detail = {
+                    "signal": signal,
+                    "from": start,
+                    "asked_lsn": self._lsn(),
+                    "starts": self._ends(name),
+                }
                 self.state.set_load(name, LOADING, detail)
             request(self.source, signal, [self.tables[name] for name in wanted])
-        self.progress(f"first load asked for: {', '.join(wanted)}")
+        self.progress(f"load asked for: {', '.join(wanted)}")
 
     def _send_again(self) -> None:
         """Signals whose sender was killed between the state and the signal; those already sent are left
@@ -192,12 +197,14 @@ class Loading:
 
     def _scanned(self, load: Load, notification: Notification) -> None:
         """The end offsets are read after the scan's end, so its last row is below them."""
-        ends = self.kafka.end_offsets([self.naming.topic(self.tables[load.name])])
         rows = notification.scanned_rows or 0
-        by_partition = {str(at.partition): end for at, end in ends.items()}
-        detail = {"rows": rows, "scanned_lsn": self._lsn(), "ends": by_partition}
+        detail = {"rows": rows, "scanned_lsn": self._lsn(), "ends": self._ends(load.name)}
         self.state.set_load(load.name, LOADING, {**load.detail, **detail})
         self.progress(f"{load.name} {rows} rows read")
+
+    def _ends(self, name: str) -> dict[str, int]:
+        ends = self.kafka.end_offsets([self.naming.topic(self.tables[name])])
+        return {str(at.partition): end for at, end in ends.items()}
 
     def _lsn(self) -> int:
         row = first(self.source, "wal_position")
@@ -216,42 +223,6 @@ class Loading:
 
 def _of_a_load(notification: Notification) -> bool:
     return notification.signal.startswith(f"{LOAD}-")
-
-
-def await_searchable(loading: Loading, deadline: float, progress: Callable[[str], None]) -> bool:
-    """Wait until every scanned table is taken in and embedded, and mark it `complete`. False at the deadline
-    (a time of `time.monotonic()`)."""
-    told = ""
-    while waiting := [line for name in loading.tables if (line := _still(loading, name))]:
-        if waiting[0] != told:
-            told = waiting[0]
-            progress(told)
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
-
-
-def _still(loading: Loading, name: str) -> str:
-    """What keeps a collection from being complete, "" if it is."""
-    load = loading.state.loads([name]).get(name, Load(name, INCOMPLETE))
-    if load.state == COMPLETE:
-        return ""
-    if not load.scanned:
-        return f"{name}: its table is not read to the end yet"
-    topic = loading.naming.topic(loading.tables[name])
-    ends = {int(key): int(end) for key, end in load.detail["ends"].items()}
-    behind = records_ahead(loading.state, loading.kafka, topic, ends)
-    if behind:
-        return f"{name}: {behind} changes to take in"
-    if load.truncated_meanwhile(loading.naming.lineage):
-        return f"{name}: truncated while it was being read; another snapshot and a sweep are needed"
-    pending = loading.state.backfill_pending(name)
-    if pending:
-        return f"{name}: {pending} texts to embed"
-    loading.state.set_load(name, COMPLETE, load.detail)
-    loading.progress(f"{name} is complete")
-    return ""
 
 
 def records_ahead(

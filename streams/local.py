@@ -47,7 +47,7 @@ class Line:
 
         if sample:
             shop.load(settings.source.dsn, progress=self.progress)
-        migrate(settings, self.progress)
+        migrate(settings, self.progress, load=False)
         apply(settings, self.progress, load=False)
 
     def load(self, settings: Settings, deadline: float) -> None:

@@ -2,34 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from connectors.encoder import load_encoder
+from connectors.kafka import Kafka
 from connectors.postgres import source_schema
 from connectors.postgres.capture_state import CaptureState, connect_sink
 from connectors.postgres.layout import CollectionLayout, Column
 from connectors.postgres.migrate import migrate_sink as bring_sink
+from connectors.postgres.removed_collection import collection_names, remove_collection
 from connectors.postgres.source import SourceColumn, TableInfo, connect_source
 from schemas.errors import SettingsError
 from schemas.sink import GenerationInfo
 from schemas.spec import CollectionSpec, fingerprint
-from streams.capture import check_collections
+from streams.capture import apply, check_collections
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
 
 
-def migrate(settings: Settings, progress: Progress) -> None:
-    """Source, then sink; each line says what was done."""
-    for line in migrate_source(settings):
+def migrate(
+    settings: Settings, progress: Progress, *, remove: Collection[str] = (), load: bool = True
+) -> None:
+    """Source, then sink, then what captures already; each line says what was done.
+
+    `remove`: collections that the spec no longer has. `load`: also read tables that are not loaded yet, where something
+    is captured already. Raises SettingsError for a collection that neither the spec nor `remove` names.
+    """
+    gone = removable(settings, remove)
+    for line in migrate_source(settings, remove=remove):
         progress(f"source: {line}")
     for line in migrate_sink(settings):
         progress(f"sink: {line}")
+    captured = is_captured(settings)
+    if captured:
+        apply(settings, progress, load=load and not gone)
+    for name in gone:
+        _remove(settings, name, progress)
+    if captured and gone and load:
+        apply(settings, progress)
 
 
-def migrate_source(settings: Settings) -> list[str]:
+def removable(settings: Settings, remove: Collection[str]) -> list[str]:
+    """Those of `remove` that the sink still has. Raises SettingsError: nothing goes that nobody asked to go."""
+    with connect_sink(settings.sink.dsn) as sink:
+        there = collection_names(sink)
+    kept = sorted(set(remove) & set(settings.collections))
+    if kept:
+        raise SettingsError(f"collection {kept[0]} is in the spec: take it out before you remove it")
+    forgotten = sorted(set(there) - set(settings.collections) - set(remove))
+    if forgotten:
+        raise SettingsError(
+            f"collection {forgotten[0]} is in the sink, but not in the spec: put it back, or run "
+            f"`upwell migrate --remove {forgotten[0]}`, which removes its view, records and vectors"
+        )
+    return sorted(set(there) & set(remove))
+
+
+def is_captured(settings: Settings) -> bool:
+    """Whether topics and connector were ever made."""
+    with CaptureState.open(settings.sink.dsn) as state:
+        return state.lineage() is not None
+
+
+def _remove(settings: Settings, name: str, progress: Progress) -> None:
+    """First nobody takes it in any more, then its topic, then what was made of it; killed, it is run again."""
+    with CaptureState.open(settings.sink.dsn) as state, connect_sink(settings.sink.dsn) as sink:
+        topics = state.collection_topics(name)
+        state.forget_topics(topics)
+        if topics:
+            Kafka(settings.kafka.bootstrap_servers).delete(topics)
+        removed = remove_collection(sink, name)
+    progress(
+        f"sink: collection {name} removed: {removed.records} records, {removed.vectors} vectors, "
+        f"{removed.dead_letters} open dead letters; its audit stays"
+    )
+
+
+def migrate_source(settings: Settings, *, remove: Collection[str] = ()) -> list[str]:
     """Schema `upwell`, publication and marks. Raises SettingsError for a table that cannot be captured."""
+    if settings.sink.dsn:
+        removable(settings, remove)
     with connect_source(settings.source.dsn) as source:
         check_collections(source, settings.collections)
         tables = [spec.table for spec in settings.collections.values()]
@@ -44,7 +98,7 @@ def source_script(settings: Settings) -> str:
 
 
 def migrate_sink(settings: Settings) -> list[str]:
-    """The sink's schema and every collection's objects."""
+    """The sink's schema and every collection's objects; what is not in the spec is left alone."""
     with connect_source(settings.source.dsn) as source:
         infos = check_collections(source, settings.collections)
     with connect_sink(settings.sink.dsn) as sink:

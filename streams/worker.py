@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from schemas.change import TopicPartition
-from schemas.errors import DimensionMismatch, UpwellError
+from schemas.errors import DeploymentChanged, DimensionMismatch, MigrationNeeded, UpwellError
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
 from streams.freshness.measures import Measures
 from streams.intake.app import faust_settings, make_app
@@ -130,6 +130,9 @@ class Worker:
 
     def _on_fatal(self, error: BaseException) -> None:
         """Remember the first fatal error and stop; a consequence of stopping is none."""
+        if isinstance(error, MigrationNeeded):
+            # It was all there at the start: the next start finds out whether it still is.
+            error = DeploymentChanged(f"{error}; this worker starts again")
         if self._fatal is None and not isinstance(error, Stopping | asyncio.CancelledError):
             self._fatal = error
             log.error("fatal", error=str(error), kind=type(error).__name__)

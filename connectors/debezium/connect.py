@@ -90,13 +90,13 @@ class Connect:
         cause = next((root_cause(trace) for trace in traces if trace), "")
         return ConnectorStatus(name, answer["connector"]["state"], task.get("state", "UNASSIGNED"), cause)
 
-    def offsets(self, name: str) -> dict[str, Any]:
-        """The stored offset of the one source partition (`lsn`, `lsn_proc`, `lsn_commit`, ...), {} before
-        the first.
-        """
+    def offsets(self, name: str, topic_prefix: str) -> dict[str, Any]:
+        """The stored offset of a lineage (`lsn`, `lsn_proc`, `lsn_commit`, ...), {} before the first."""
         answer = self._call("GET", f"/connectors/{quote(name)}/offsets", absent=True) or {}
-        stored = answer.get("offsets") or []
-        return dict(stored[0].get("offset") or {}) if stored else {}
+        for stored in answer.get("offsets") or []:
+            if (stored.get("partition") or {}).get("server") == topic_prefix:
+                return dict(stored.get("offset") or {})
+        return {}
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
         """Restart the connector and its task; Connect never restarts a FAILED task itself."""

@@ -12,7 +12,9 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
+from connectors.postgres.removal import SQL as SINK
 from connectors.postgres.sql import Queries
+from connectors.postgres.sweep import Scan, Sweep
 from connectors.postgres.translate import sink_errors
 from schemas.errors import MigrationNeeded, SettingsError
 
@@ -25,12 +27,18 @@ COMPLETE: Final = "complete"
 #: A key whose re-read brought nothing is looked for again after this long; a re-read itself takes a second.
 AGAIN_SECONDS: Final = 30.0
 
+#: The collection that a topic feeds, None for a service topic, and what the broker says of it.
+RecordedTopic = tuple[str | None, TopicFacts]
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A collection's first load. `detail` while loading: `signal` (its id), `from` (offset in the notifications topic),
-    `asked_lsn`; once the table's scan has succeeded also `rows`, `scanned_lsn` and `ends` (the partitions' end offsets
-    read after it). `fence_lineage` and `fence_lsn`: the last truncate that was taken in.
+    """A collection's load.
+
+    `detail` while loading: `signal` (its id), `from` (offset in the notifications topic), `asked_lsn`, `starts` (end
+    offset of each partition before it was asked for); once the table's scan has succeeded also `rows`, `scanned_lsn`
+    and `ends` (end offsets read after it); `settled` when those were read after the connector had stored that all of
+    the scan is in Kafka. `fence_lineage` and `fence_lsn`: the last truncate that was taken in.
     """
 
     name: str
@@ -43,6 +51,11 @@ class Load:
     def scanned(self) -> bool:
         """Whether the whole table was read."""
         return self.state == COMPLETE or "ends" in self.detail
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether `connector rebuild` has begun a lineage, and the table is not asked for yet."""
+        return self.state == INCOMPLETE and self.detail.get("reason") == "rebuild"
 
     def truncated_meanwhile(self, lineage: int) -> bool:
         """Whether a truncate fell into the scan: rows read before it may come after it, above its fence (H8)."""
@@ -80,8 +93,42 @@ class CaptureState:
         found = self._rows("lineage")
         return (found[0]["number"], found[0]["topic_prefix"]) if found else None
 
-    def create_lineage(self, number: int, topic_prefix: str) -> None:
-        self._execute("create_lineage", {"number": number, "topic_prefix": topic_prefix})
+    def begin_lineage(self, number: int, topic_prefix: str, topics: Mapping[str, RecordedTopic]) -> None:
+        """All at once: nothing of an older lineage is taken in from here on, and every table is to be read again.
+
+        Nothing if it has begun.
+        """
+        with sink_errors(), self._connection.transaction():
+            for row in self._rows("collection_names"):
+                self._connection.execute(SINK["lock_collection_alone"], {"collection": row["name"]})
+            lineage = {"number": number, "topic_prefix": topic_prefix}
+            if self._connection.execute(SQL["create_lineage"], lineage).rowcount == 0:
+                return
+            for topic, (collection, facts) in topics.items():
+                self.record_topic(number, topic, collection, facts)
+            if number > 1:
+                self._connection.execute(SQL["begin_loads"])
+
+    def ended_topics(self, lineage: int) -> list[str]:
+        """Recorded topics of lineages before this one."""
+        return [row["topic"] for row in self._rows("ended_topics", {"lineage": lineage})]
+
+    def collection_topics(self, collection: str) -> list[str]:
+        """Recorded topics of one collection."""
+        return [row["topic"] for row in self._rows("collection_topics", {"collection": collection})]
+
+    def forget_topics(self, topics: Collection[str]) -> None:
+        """Topics with their positions: a topic of the name that is made anew begins at 0."""
+        with sink_errors(), self._connection.transaction():
+            self._execute("forget_topics", {"topics": list(topics)})
+
+    def sweep(self, scan: Scan) -> Sweep:
+        """The sweep after a scan."""
+        return Sweep(self._connection, scan)
+
+    def try_completing(self) -> bool:
+        """Whether this session, and no other, brings loads to their end."""
+        return bool(self._rows("try_completing")[0]["taken"])
 
     def topics(self, lineage: int) -> dict[str, TopicFacts]:
         """Recorded topics of a lineage with their identity."""
@@ -106,6 +153,10 @@ class CaptureState:
     def is_loading(self) -> bool:
         """Whether any table is being read for its first load."""
         return bool(self._rows("loading")[0]["loading"])
+
+    def is_scanned(self, names: Collection[str]) -> bool:
+        """Whether any of these loads has only to be completed."""
+        return bool(self._rows("scanned", {"names": list(names)})[0]["scanned"])
 
     def try_pacing(self) -> bool:
         """Whether this session, and no other, has first loads paused and resumed."""

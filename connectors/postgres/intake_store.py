@@ -16,7 +16,7 @@ from connectors.postgres.layout import Column, embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import TopicPartition, Version
-from schemas.errors import Conflict, MigrationNeeded, PositionConflict
+from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, RecordState
 
 SQL: Final = Queries.load("sink")
@@ -90,6 +90,11 @@ async def _lock_and_read(connection: Connection, request: IntakeRequest) -> _See
     row = await state.fetchone()
     if row is None:
         raise MigrationNeeded(f"collection {request.collection} is not in the sink: run `upwell migrate`")
+    if request.lineage < row[5]:
+        raise DeploymentChanged(
+            f"{request.collection}: lineage {row[5]} was begun by `upwell connector rebuild`, this worker reads "
+            f"{request.lineage}: it starts again"
+        )
     fence = None if row[0] is None else Fence(row[0], row[1])
     states = {row[0]: _state(row) for row in await records.fetchall()}
     return _Seen(IntakeView(fence, states, frozenset(row[4])), row[2], row[3])

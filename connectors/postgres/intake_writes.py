@@ -26,6 +26,7 @@ def record_arrays(writes: Sequence[RecordWrite]) -> Parameters:
         "rows": [None if state.row is None else Jsonb(dict(state.row)) for state in states],
         "text_hashes": [state.text_hash for state in states],
         "lineages": [state.version.lineage for state in states],
+        "partitions": [write.at.partition for write in writes],
         "offsets": [state.version.offset for state in states],
         "deleted": [state.deleted for state in states],
         "streamed": [state.streamed for state in states],

@@ -18,6 +18,7 @@ SYSTEM_COLUMNS: Final = frozenset(
         "_row",
         "_text_hash",
         "_lineage",
+        "_partition",
         "_offset",
         "_deleted",
         "_streamed",

@@ -208,6 +208,7 @@ def _same(name: str, wanted: GenerationInfo, row: tuple[Any, ...]) -> None:
 def _record(connection: Connection, layout: CollectionLayout) -> None:
     record = record_table(layout.name)
     connection.execute(SQL.filled("create_record", record=record))
+    connection.execute(SQL.filled("add_partition", record=record))
     there = {row[0] for row in connection.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         (f"upwell.record_{layout.name}",),

@@ -13,7 +13,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import AGAIN_SECONDS, connect_sink
-from connectors.postgres.layout import embedding_table, record_table
+from connectors.postgres.layout import record_table
+from connectors.postgres.removal import make_markers
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
@@ -95,21 +96,11 @@ class Repairs:
         with sink_errors(), self._connection.transaction():
             self._execute("lock_collection", {"collection": collection})
             absent = self._rows(SQL.filled("lock_absent", record=record), arrays)
-            gone = {"collection": collection, "keys": [row["_key"] for row in absent]}
-            self._connection.execute(self._mark_absent(collection), gone)
-            self._execute("remove_pending", gone)
-            for row in self._rows(SQL["generation_numbers"], gone):
-                embedding = embedding_table(collection, row["number"])
-                self._connection.execute(SQL.filled("remove_embeddings", embedding=embedding), gone)
+            gone = [row["_key"] for row in absent]
+            make_markers(self._connection, collection, gone, "absent when read again")
             self._execute("close_absent_dead_letters", arrays)
-            self._connection.execute(SQL.filled("audit_absent", record=record), gone)
             self._execute("drop_repairs", arrays)
-        return list(gone["keys"])
-
-    def _mark_absent(self, collection: str) -> sql.Composed:
-        found = self._rows(SQL["column_types"], {"table": f"upwell.record_{collection}"})
-        emptied = [sql.SQL(", {} = NULL").format(sql.Identifier(row["attname"])) for row in found]
-        return SQL.filled("mark_absent", record=record_table(collection), emptied=sql.Composed(emptied))
+        return gone
 
     def _rows(self, query: sql.SQL | sql.Composed, parameters: Row | None = None) -> list[dict[str, Any]]:
         with sink_errors(), self._connection.cursor(row_factory=dict_row) as cursor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,8 @@ from connectors.postgres.sql import Queries
 from schemas.errors import SettingsError, SourceUnavailable
 
 LEAST_VERSION: Final = 140_000
+#: A walsender ends a moment after its client.
+SLOT_SECONDS: Final = 30.0
 SQL: Final = Queries.load("source")
 
 Row = dict[str, Any]
@@ -112,6 +115,21 @@ def first(connection: Connection, query: str, parameters: Mapping[str, object] |
     """The first row, or None."""
     found = rows(connection, query, parameters)
     return found[0] if found else None
+
+
+def drop_slot(connection: Connection, slot: str) -> bool:
+    """Whether a replication slot was there and is dropped; who still reads it is waited for a while.
+
+    Raises SourceUnavailable if it stays in use.
+    """
+    deadline = time.monotonic() + SLOT_SECONDS
+    while first(connection, "slot", {"slot": slot}) is not None:
+        if rows(connection, "drop_slot", {"slot": slot}):
+            return True
+        if time.monotonic() > deadline:
+            raise SourceUnavailable(f"slot {slot} is still being read: stop whoever reads it")
+        time.sleep(0.1)
+    return False
 
 
 def look_for(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,6 +28,25 @@ PARTITION_SECONDS: Final = 3600.0
 POOL_SECONDS: Final = 10.0
 
 Place = tuple[str, datetime, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The newest lineage, its collections' topics with their ids, and the columns of all record tables."""
+
+    lineage: int
+    topics: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def difference(self, other: Deployment) -> str:
+        """What is another one in `other`, in words; "" if nothing is."""
+        if self.lineage != other.lineage:
+            return f"lineage {other.lineage} has begun"
+        changed = set(self.topics) ^ set(other.topics)
+        if changed:
+            return f"topics have come or gone: {', '.join(sorted({each.split()[0] for each in changed}))}"
+        moved = sorted(set(self.columns) ^ set(other.columns))
+        return f"columns have come or gone: {', '.join(moved)}" if moved else ""
 
 
 class PostgresStore(IntakeTransactions, EmbedTransactions):
@@ -79,6 +99,18 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
             if taken is None or not taken[0]:
                 raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
+
+    async def deployment(self) -> Deployment:
+        """What a worker is started for, as it is now."""
+        with sink_errors():
+            async with self._pool.connection() as connection:
+                row = await (await connection.execute(SQL["deployment"])).fetchone()
+        assert row is not None
+        return Deployment(row[0], tuple(row[1]), tuple(row[2]))
+
+    async def is_scanned(self, names: Sequence[str]) -> bool:
+        """Whether any of these loads has only to be completed."""
+        return await self._holds(CAPTURE["scanned"], {"names": list(names)})
 
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""

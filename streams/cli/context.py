@@ -106,3 +106,13 @@ def say(line: str) -> None:
     """Progress for a person; flushed, so that it is seen while it happens also without a terminal."""
     click.echo(line)
     sys.stdout.flush()
+
+
+def confirm(yes: bool) -> None:
+    """Go on if `yes`, or if a person at a terminal says so. Raises SettingsError: nothing is done unasked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError("nothing was done: run it again with --yes")
+    if not click.confirm("Go on?"):
+        raise SettingsError("nothing was done")

@@ -1,4 +1,4 @@
-"""`upwell migrate`: source and sink in line with the spec. Never drops anything of the user's."""
+"""`upwell migrate`: source and sink in line with the spec. Never drops anything unasked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from streams.cli.context import say, settings_from
 
 
 @click.group(invoke_without_command=True)
+@click.option(
+    "--remove",
+    multiple=True,
+    metavar="COLLECTION",
+    help="Remove a collection that the spec no longer has, with its records and vectors; may be repeated.",
+)
 @click.pass_context
-def migrate(ctx: click.Context) -> None:
-    """Bring source and sink in line with the spec; without a subcommand, both."""
+def migrate(ctx: click.Context, remove: tuple[str, ...]) -> None:
+    """Bring source and sink in line with the spec; without a subcommand, both.
+
+    Where something is captured already, topics and connector follow, and tables that are new are loaded; workers notice
+    by themselves.
+    """
+    from streams.migration import migrate as bring
+
     if ctx.invoked_subcommand is None:
-        ctx.invoke(source)
-        ctx.invoke(sink)
+        bring(settings_from(ctx), say, remove=remove)
+        say("source and sink are in line with the spec")
+    elif remove:
+        raise click.UsageError("--remove is for `upwell migrate` without a subcommand")
 
 
 @migrate.command()

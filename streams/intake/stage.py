@@ -124,6 +124,7 @@ class Intake:
             keys=keys_of(events),
             exclusive=has_truncate(events),
             with_rows=keys_with_rows(events),
+            lineage=max(event.version.lineage for event in events),
         )
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], message: RawMessage) -> T:

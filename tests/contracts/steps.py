@@ -51,6 +51,7 @@ def change(
     lsn: int | None = None,
     lane: Lane = Lane.LIVE,
     changes: int = 1,
+    at: TopicPartition | None = None,
     **row: Any,
 ) -> RecordWrite:
     """An accepted change; `text` None deletes, "" is nothing to embed."""
@@ -74,16 +75,16 @@ def change(
         lane=lane,
         committed_since=since,
         changes=changes,
-        at=AT,
+        at=at or AT,
         operation="d" if deleted else "u",
         outcome=Outcome.DELETED if deleted else Outcome.UNCHANGED if embed == "keep" else Outcome.APPLIED,
     )
 
 
-def undecodable(key: int | None, offset: int, error: str = "bad bytes") -> Undecodable:
+def undecodable(key: int | None, offset: int, error: str = "bad bytes", *, lineage: int = 1) -> Undecodable:
     return Undecodable(
         at=AT,
-        version=Version(1, offset),
+        version=Version(lineage, offset),
         key=None if key is None else f"[{key}]",
         key_bytes=b"\x00k",
         value_bytes=b"\x00v",
@@ -112,6 +113,7 @@ async def take_in(
         positions={} if upto is None else {at or AT: expected},
         keys=sorted({write.key for write in writes}),
         exclusive=fence is not None,
+        lineage=max((write.state.version.lineage for write in writes), default=1),
     )
     return (await store.intake(request, lambda view: made))[1]
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.change import TopicPartition, Undecodable, Version
-from schemas.errors import Conflict, MigrationNeeded, PositionConflict
+from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
 from schemas.sink import (
     Claim,
     EmbedWrite,
@@ -95,6 +95,7 @@ class FakeStore:
 
     generation_infos: list[GenerationInfo]
     threshold_seconds: float = 30.0
+    lineage: int = 0
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stored_positions: dict[TopicPartition, int] = field(default_factory=dict)
     records: dict[str, dict[str, RecordState]] = field(default_factory=dict)
@@ -140,6 +141,8 @@ class FakeStore:
         async with self._lock:
             self._refusal(after_commit=False)
             self._generations(request.collection)
+            if request.lineage < self.lineage:
+                raise DeploymentChanged(f"lineage {self.lineage} has begun")
             self._check_positions(request)
             plan = decide(self._view(request))
             self._check_versions(request.collection, plan)

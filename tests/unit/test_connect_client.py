@@ -159,14 +159,14 @@ def test_the_cause_of_a_failed_task_is_its_deepest_one(fake: FakeConnect, client
 
 def test_a_connector_that_is_not_there(client: Connect) -> None:
     assert client.status("upwell-shop").connector == "ABSENT"
-    assert client.offsets("upwell-shop") == {}
+    assert client.offsets("upwell-shop", "shop_1") == {}
     client.delete("upwell-shop")
 
 
 def test_offsets_of_the_one_partition(fake: FakeConnect, client: Connect) -> None:
     stored = {"offsets": [{"partition": {"server": "shop_1"}, "offset": {"lsn": 9, "lsn_commit": 7}}]}
     fake.answers["GET /connectors/upwell-shop/offsets"] = [(200, stored)]
-    assert client.offsets("upwell-shop") == {"lsn": 9, "lsn_commit": 7}
+    assert client.offsets("upwell-shop", "shop_1") == {"lsn": 9, "lsn_commit": 7}
 
 
 def test_restart_asks_for_tasks_and_only_failed_ones(fake: FakeConnect, client: Connect) -> None:

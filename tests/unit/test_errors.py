@@ -54,5 +54,5 @@ def test_exit_codes() -> None:
     found = {name: kind.exit_code for name, kind in CLASSES.items()}
     assert {code for name, code in found.items() if issubclass(CLASSES[name], Retry)} == {3}
     halts = {name: code for name, code in found.items() if issubclass(CLASSES[name], Halt)}
-    assert halts.pop("PositionConflict") == PositionConflict.exit_code == 1
+    assert halts.pop("PositionConflict") == halts.pop("DeploymentChanged") == PositionConflict.exit_code == 1
     assert set(halts.values()) == {2}

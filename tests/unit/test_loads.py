@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -14,11 +14,13 @@ from connectors.debezium.notifications import Notification
 from connectors.kafka import Kafka, TopicFacts
 from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
 from connectors.postgres.source import Connection, key_condition
+from connectors.postgres.sweep import Scan
 from schemas.change import TopicPartition
 from schemas.errors import ConnectUnavailable, LineageMismatch, SourceUnavailable
 from streams import loads
 from streams.capture import check_topics
-from streams.loads import Loading, await_searchable
+from streams.completion import Completion
+from streams.loads import Loading
 
 #: What asking for a load does, in order.
 ASKED = ["signals locked", "state loading", "signal ['shop.content']", "signals free"]
@@ -33,6 +35,8 @@ class FakeState:
         self.pending = 0
         self.under_way: list[str] = []
         self.events = events
+        self.swept = FakeSweep()
+        self.ended: list[str] = []
 
     def loads(self, names: Collection[str]) -> dict[str, Load]:
         return {name: load for name, load in self.rows.items() if name in names}
@@ -57,8 +61,41 @@ class FakeState:
     def backfill_pending(self, collection: str) -> int:
         return self.pending
 
+    def sweep(self, scan: Scan) -> FakeSweep:
+        self.swept.scan = scan
+        return self.swept
+
+    def ended_topics(self, lineage: int) -> list[str]:
+        return self.ended
+
+    def forget_topics(self, topics: Collection[str]) -> None:
+        self.events.append(f"forgotten {list(topics)}")
+        self.ended = []
+
+
+class FakeSweep:
+    """`ghosts` are removed when there is no letter without a key."""
+
+    def __init__(self) -> None:
+        self.ghosts, self.letters, self.scan = 0, 0, Scan("", 0, {})
+
+    def unseen(self) -> int:
+        return self.ghosts
+
+    def unknown_letters(self) -> int:
+        return self.letters
+
+    def run(self, tell: Callable[[int], None]) -> int:
+        removed, self.ghosts = self.ghosts, 0
+        return removed
+
 
 class FakeKafka:
+    deleted: list[str]
+
+    def delete(self, topics: Collection[str]) -> None:
+        self.deleted = list(topics)
+
     def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:
         return {TopicPartition(topic, partition): 7 for topic in topics for partition in range(2)}
 
@@ -68,6 +105,10 @@ class FakeKafka:
 
 class FakeConnect:
     state = "RUNNING"
+    stored: int | None = 1
+
+    def offsets(self, name: str, topic_prefix: str) -> dict[str, int]:
+        return {} if self.stored is None else {"lsn_commit": self.stored}
 
     def __init__(self) -> None:
         self.restarted: list[str] = []
@@ -105,6 +146,19 @@ class Line:
             chunk_rows=512,
             progress=self.said.append,
         )
+        self.completion = Completion(
+            naming=self.loading.naming,
+            tables=self.loading.tables,
+            state=self.loading.state,
+            kafka=self.loading.kafka,
+            connect=self.loading.connect,
+            progress=self.said.append,
+        )
+
+    def done(self) -> bool:
+        """Whether all is complete, after a look that may take a step on the way."""
+        self.completion.step()
+        return self.completion.wait(0.0)
 
     def ended(self, status: str, *, offset: int = 9, signal: str = "load-1") -> None:
         self.loading.take(Notification(offset, signal, "TABLE_SCAN_COMPLETED", "shop.content", status, 300))
@@ -177,30 +231,48 @@ def test_a_failed_connector_ends_the_following(line: Line) -> None:
         line.loading._check_connector()
 
 
-def test_complete_needs_everything_taken_in_and_embedded(line: Line) -> None:
-    def done() -> bool:
-        return await_searchable(line.loading, 0.0, line.said.append)
-
-    assert not done()
+def test_complete_needs_everything_taken_in_swept_and_embedded(line: Line) -> None:
+    assert not line.done()
     line.loading.request(["content"])
-    assert not done()
+    assert not line.done()
     line.ended("SUCCEEDED")
     line.state.taken = {0: 5}
-    assert not done()
+    line.connect.stored = None
+    assert not line.done()
+    assert line.said[-1] == "content: waits until the connector has stored that all of it is in Kafka"
+    line.connect.stored = 1
+    assert not line.done()
     assert line.said[-1] == "content: 2 changes to take in"
     line.state.taken, line.state.pending = {0: 7}, 3
-    assert not done()
+    line.state.swept.ghosts, line.state.swept.letters = 2, 1
+    assert not line.done()
+    assert "1 dead letters without a key" in line.said[-1]
+    line.state.swept.letters = 0
+    assert not line.done()
+    assert "content: 2 rows that the source no longer has removed" in line.said
+    assert line.state.swept.scan == Scan("content", 1, {"0": 7, "1": 7})
     assert line.said[-1] == "content: 3 texts to embed"
     line.state.pending = 0
-    assert done()
+    assert line.done()
     assert line.load.state == COMPLETE
+
+
+def test_topics_of_ended_lineages_are_deleted_when_all_is_complete(line: Line) -> None:
+    line.state.ended = ["shop_0.shop.content"]
+    assert not line.done()
+    assert line.state.ended
+    line.state.rows["content"] = Load("content", COMPLETE)
+    assert line.done()
+    assert line.state.events[-1] == "forgotten ['shop_0.shop.content']"
 
 
 def test_topics_must_be_those_that_were_created() -> None:
     recorded = {"shop_1.shop.content": TopicFacts("abc", 4)}
     check_topics(recorded, {"shop_1.shop.content": TopicFacts("abc", 4)})
     for found in (TopicFacts("abd", 4), TopicFacts("abc", 5), None):
-        with pytest.raises(LineageMismatch, match=r"shop_1\.shop\.content .* a rebuild is needed"):
+        with pytest.raises(
+            LineageMismatch, match=r"shop_1\.shop\.content .*; run `upwell connector rebuild`"
+        ):
             check_topics(recorded, {"shop_1.shop.content": found})
 
 
@@ -214,12 +286,20 @@ def test_a_key_condition_is_quoted() -> None:
 
 def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) -> None:
     """H8: rows read before it are sent after it, with a sequence above its lsn; no fence removes them."""
-    detail = {"signal": "load-1", "from": 0, "asked_lsn": 100, "scanned_lsn": 200, "ends": {}}
+    detail = {
+        "signal": "load-1",
+        "from": 0,
+        "asked_lsn": 100,
+        "scanned_lsn": 200,
+        "ends": {},
+        "settled": True,
+    }
     for fence, complete in ((100, True), (150, False), (200, False), (201, True)):
         line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=1, fence_lsn=fence)
-        assert await_searchable(line.loading, 0.0, line.said.append) is complete
+        assert line.done() is complete
+        assert line.load.state == (COMPLETE if complete else INCOMPLETE)
     line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=0, fence_lsn=150)
-    assert await_searchable(line.loading, 0.0, line.said.append)
+    assert line.done()
 
 
 def test_a_silent_scan_is_woken_then_asked_for_again(line: Line) -> None:

@@ -13,8 +13,29 @@ SELECT collection, model, dimension, max_tokens FROM upwell.generation WHERE sta
 SELECT number, topic_prefix FROM upwell.lineage ORDER BY number DESC LIMIT 1;
 
 -- name: create_lineage
--- A lineage; two at once end with one.
+-- A lineage; of two at once the second waits here, and finds it there.
 INSERT INTO upwell.lineage (number, topic_prefix) VALUES (%(number)s, %(topic_prefix)s) ON CONFLICT DO NOTHING;
+
+-- name: collection_names
+-- All that the sink knows, in the order in which their locks are taken.
+SELECT name FROM upwell.collection ORDER BY name;
+
+-- name: begin_loads
+-- Whatever is stored is of an ended lineage now: each table is read again, and what is not found is swept.
+UPDATE upwell.collection SET load_state = 'incomplete', load_detail = '{"reason": "rebuild"}';
+
+-- name: ended_topics
+-- Topics of lineages that are over.
+SELECT topic FROM upwell.topic WHERE lineage < %(lineage)s ORDER BY topic;
+
+-- name: collection_topics
+-- A collection's own topics, of every lineage.
+SELECT topic FROM upwell.topic WHERE collection = %(collection)s ORDER BY topic;
+
+-- name: forget_topics
+-- Their positions with them: a topic of the name that is made anew begins at 0.
+WITH gone AS (DELETE FROM upwell.topic WHERE topic = ANY(%(topics)s::text[]) RETURNING topic)
+DELETE FROM upwell.position WHERE topic IN (SELECT topic FROM gone);
 
 -- name: topics
 -- Recorded topics of a lineage.
@@ -40,6 +61,11 @@ UPDATE upwell.collection SET load_state = %(state)s, load_detail = %(detail)s WH
 -- Whether a table is being read for the first time.
 SELECT EXISTS (SELECT FROM upwell.collection WHERE load_state = 'loading' AND NOT load_detail ? 'ends') AS loading;
 
+-- name: scanned
+-- Whether a table has been read to its end and is not complete.
+SELECT EXISTS (SELECT FROM upwell.collection
+                WHERE load_state = 'loading' AND load_detail ? 'ends' AND name = ANY(%(names)s::text[])) AS scanned;
+
 -- name: try_pacing
 -- Whoever has it paces first loads; it goes with the session.
 SELECT pg_try_advisory_lock(hashtext('upwell.pacing'), 0) AS taken;
@@ -47,6 +73,10 @@ SELECT pg_try_advisory_lock(hashtext('upwell.pacing'), 0) AS taken;
 -- name: positions
 -- Next offset of each partition of a topic that has been taken in.
 SELECT partition, next_offset FROM upwell.position WHERE topic = %(topic)s;
+
+-- name: try_completing
+-- Whoever has it brings loads to their end; it goes with the session.
+SELECT pg_try_advisory_lock(hashtext('upwell.completing'), 0) AS taken;
 
 -- name: backfill_pending
 -- Rows of the first load that are taken in and not yet searchable.

@@ -5,6 +5,7 @@ CREATE TABLE IF NOT EXISTS {record} (
     _row jsonb,
     _text_hash bytea NOT NULL,
     _lineage int NOT NULL,
+    _partition int,
     _offset bigint NOT NULL,
     _deleted boolean NOT NULL,
     _streamed boolean NOT NULL,
@@ -18,6 +19,10 @@ CREATE TABLE IF NOT EXISTS {record} (
 
 -- name: add_column
 ALTER TABLE {record} ADD COLUMN IF NOT EXISTS {column} {type}
+
+-- name: add_partition
+-- Records of before have none: a sweep within their lineage leaves them alone.
+ALTER TABLE {record} ADD COLUMN IF NOT EXISTS _partition int
 
 -- name: fill_column
 -- A new metadata column of rows that are stored already.
@@ -105,6 +110,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA upwell TO upwell_worker;
 GRANT INSERT, UPDATE, DELETE ON upwell.position, upwell.pending, upwell.dead_letter, upwell.repair, upwell.counter,
       upwell.delay, upwell.worker TO upwell_worker;
 GRANT INSERT ON upwell.audit TO upwell_worker;
+GRANT DELETE ON upwell.topic TO upwell_worker;
 GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.collection TO upwell_worker;
 GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker
 
@@ -124,6 +130,31 @@ RETURNING table_name, key_columns, (xmax = 0) AS created
 -- name: insert_generation
 INSERT INTO upwell.generation (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state)
 VALUES (%(collection)s, 1, %(fingerprint)s, %(model)s, %(dimension)s, %(template)s, %(max_tokens)s, %(overlap_tokens)s, 'live')
+
+-- name: collection_names
+SELECT name FROM upwell.collection ORDER BY name
+
+-- name: numbers_of_generations
+SELECT number FROM upwell.generation WHERE collection = %(collection)s ORDER BY number
+
+-- name: removed_counts
+-- What goes with a collection: rows at the source as stored, vectors are counted by generation.
+SELECT (SELECT count(*) FROM {record} WHERE NOT _deleted),
+       (SELECT count(*) FROM upwell.dead_letter WHERE collection = %(collection)s AND closed_at IS NULL)
+
+-- name: count_embeddings
+SELECT count(*) FROM {embedding}
+
+-- name: drop_collection_view
+DROP VIEW IF EXISTS {view}
+
+-- name: drop_table
+DROP TABLE IF EXISTS {table}
+
+-- name: audit_removed
+INSERT INTO upwell.audit (collection, action, detail)
+VALUES (%(collection)s, 'collection_removed',
+        jsonb_build_object('records', %(records)s::bigint, 'vectors', %(vectors)s::bigint, 'by', session_user))
 
 -- name: migrations
 SELECT number, name FROM upwell.migration ORDER BY number

@@ -18,13 +18,15 @@ SELECT _key, _deleted, _text_hash, _lineage, _offset, _streamed, _lsn, _sequence
   FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR UPDATE
 
 -- name: intake_state
--- Fence, the generations that are fed, and keys whose re-read is still wanted of just the version that is stored.
+-- Fence, the generations that are fed, keys whose re-read is still wanted of just the version that is stored, and the
+-- newest lineage.
 SELECT fence_lineage, fence_lsn,
        ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state IN ('live', 'filling')),
        ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name),
        ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
               WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.asked
-                AND (s._lineage, s._offset) = (r.lineage, r."offset"))
+                AND (s._lineage, s._offset) = (r.lineage, r."offset")),
+       (SELECT coalesce(max(number), 0) FROM upwell.lineage)
   FROM upwell.collection c WHERE name = %(collection)s
 
 -- name: set_fence
@@ -51,19 +53,20 @@ UPDATE upwell.dead_letter
 -- name: upsert_records
 -- Guarded once more by version; fewer rows than sent means that somebody else wrote meanwhile.
 INSERT INTO {record} AS r
-       (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, _lsn, _sequence_last_commit, _transaction_id,
-        _fence_lsn, _committed_at, _taken_in_at{columns})
-SELECT u.key, u.row, u.text_hash, u.lineage, u."offset", u.deleted, u.streamed, u.lsn, u.sequence_last_commit,
-       u.transaction_id, u.fence_lsn, u.committed_at, clock_timestamp(){values}
-  FROM unnest(%(keys)s::text[], %(rows)s::jsonb[], %(text_hashes)s::bytea[], %(lineages)s::int[], %(offsets)s::bigint[],
-              %(deleted)s::bool[], %(streamed)s::bool[], %(lsns)s::bigint[], %(commits)s::bigint[],
-              %(transactions)s::bigint[], %(fences)s::bigint[], %(committed)s::timestamptz[])
-       AS u(key, row, text_hash, lineage, "offset", deleted, streamed, lsn, sequence_last_commit, transaction_id,
-            fence_lsn, committed_at)
+       (_key, _row, _text_hash, _lineage, _partition, _offset, _deleted, _streamed, _lsn, _sequence_last_commit,
+        _transaction_id, _fence_lsn, _committed_at, _taken_in_at{columns})
+SELECT u.key, u.row, u.text_hash, u.lineage, u.partition, u."offset", u.deleted, u.streamed, u.lsn,
+       u.sequence_last_commit, u.transaction_id, u.fence_lsn, u.committed_at, clock_timestamp(){values}
+  FROM unnest(%(keys)s::text[], %(rows)s::jsonb[], %(text_hashes)s::bytea[], %(lineages)s::int[],
+              %(partitions)s::int[], %(offsets)s::bigint[], %(deleted)s::bool[], %(streamed)s::bool[], %(lsns)s::bigint[],
+              %(commits)s::bigint[], %(transactions)s::bigint[], %(fences)s::bigint[], %(committed)s::timestamptz[])
+       AS u(key, row, text_hash, lineage, partition, "offset", deleted, streamed, lsn, sequence_last_commit,
+            transaction_id, fence_lsn, committed_at)
   LEFT JOIN LATERAL jsonb_to_record(u.row) AS p({types}) ON true
 ON CONFLICT (_key) DO UPDATE
-   SET _row = excluded._row, _text_hash = excluded._text_hash, _lineage = excluded._lineage, _offset = excluded._offset,
-       _deleted = excluded._deleted, _streamed = excluded._streamed, _lsn = excluded._lsn,
+   SET _row = excluded._row, _text_hash = excluded._text_hash, _lineage = excluded._lineage,
+       _partition = excluded._partition, _offset = excluded._offset, _deleted = excluded._deleted,
+       _streamed = excluded._streamed, _lsn = excluded._lsn,
        _sequence_last_commit = excluded._sequence_last_commit, _transaction_id = excluded._transaction_id,
        _fence_lsn = excluded._fence_lsn, _committed_at = excluded._committed_at,
        _taken_in_at = excluded._taken_in_at{assignments}
@@ -281,6 +284,17 @@ UPDATE upwell.pending
        next_changes = 0
  WHERE slot = %(slot)s AND token IS NOT NULL
 
+-- name: deployment
+-- What a worker is started for: the newest lineage with the topics of collections, and the columns of records.
+SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
+       ARRAY(SELECT topic || ' ' || topic_id FROM upwell.topic
+              WHERE collection IS NOT NULL AND lineage = (SELECT max(number) FROM upwell.lineage)
+              ORDER BY topic) AS topics,
+       ARRAY(SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+              WHERE c.relnamespace = 'upwell'::regnamespace AND left(c.relname, 7) = 'record_' AND c.relkind = 'r'
+                AND a.attnum > 0 AND NOT a.attisdropped
+              ORDER BY 1) AS columns
+
 -- name: generations
 SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
   FROM upwell.generation WHERE state IN ('live', 'filling') ORDER BY collection, number
@@ -367,7 +381,7 @@ UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = ''{emptied} WHERE
 
 -- name: audit_absent
 INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, detail)
-SELECT %(collection)s, 'deleted', _key, _lineage, _offset, _offset, '{{"reason": "absent when read again"}}'
+SELECT %(collection)s, 'deleted', _key, _lineage, _offset, _offset, jsonb_build_object('reason', %(reason)s::text)
   FROM {record} WHERE _key = ANY(%(keys)s::text[])
 
 -- name: generation_numbers

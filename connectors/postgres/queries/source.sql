@@ -100,6 +100,18 @@ SELECT slot_name AS name, active, wal_status,
   FROM pg_catalog.pg_replication_slots
  WHERE slot_name = %(slot)s AND database = current_database();
 
+-- name: drop_slot
+-- Nobody may be reading it.
+SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
+ WHERE slot_name = %(slot)s AND database = current_database() AND NOT active;
+
+-- name: lost_position
+-- What the source says of a slot and of its own log, positions in bytes. Read before the connector's stored position.
+SELECT s.slot_name IS NOT NULL AS there, coalesce(s.wal_status, '') AS wal_status,
+       (s.confirmed_flush_lsn - '0/0')::bigint AS confirmed, (pg_current_wal_lsn() - '0/0')::bigint AS wal_end
+  FROM (VALUES (1)) one
+  LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = %(slot)s AND s.database = current_database();
+
 -- name: wal_position
 -- The end of the write-ahead log, in bytes as `source.lsn` counts them.
 SELECT (pg_current_wal_lsn() - '0/0')::bigint AS lsn;

@@ -1,0 +1,50 @@
+"""Whether the connector's place in the source's log is lost: changes that no retry brings (DESIGN 6, GAP).
+
+A connector that starts after one of these looks healthy, and what was committed in between is in no event. So it is
+looked for before each start, and by `upwell status`; the one way out is `upwell connector rebuild`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from connectors.debezium.connect import Connect
+from connectors.debezium.naming import Naming
+from connectors.postgres.source import Connection, first
+
+#: Connect stores its position this often; a slot ahead of it for three times as long is no delay (H32).
+FLUSH_SECONDS: Final = 2.0
+POLL_SECONDS: Final = 0.5
+
+
+def find_gap(source: Connection, connect: Connect, naming: Naming, *, begun: bool) -> str:
+    """What is lost, in one line, "" if nothing is. `begun`: whether a table was read in this lineage, so that a slot
+    must exist. Raises SourceUnavailable, ConnectUnavailable.
+    """
+    deadline = time.monotonic() + 3 * FLUSH_SECONDS
+    while True:
+        found = first(source, "lost_position", {"slot": naming.slot})
+        assert found is not None
+        stored = connect.offsets(naming.connector, naming.topic_prefix)
+        gap, sure = _judge(found, stored, naming, begun)
+        if not gap or sure or time.monotonic() > deadline:
+            return gap
+        time.sleep(POLL_SECONDS)
+
+
+def _judge(found: dict[str, Any], stored: dict[str, Any], naming: Naming, begun: bool) -> tuple[str, bool]:
+    """The gap, and whether a second look could not find otherwise."""
+    if not found["there"]:
+        lost = f"slot {naming.slot} is gone: what was committed since is lost" if begun or stored else ""
+        return lost, True
+    if found["wal_status"] == "lost":
+        return f"slot {naming.slot} is lost: the source has removed write-ahead log that it needed", True
+    if not stored:
+        return "", True
+    if found["wal_end"] < int(stored.get("lsn") or 0):
+        return "the source is behind what the connector has read: it was restored from an older copy", True
+    commit = stored.get("lsn_commit")
+    if commit is not None and found["confirmed"] is not None and found["confirmed"] > int(commit):
+        return f"slot {naming.slot} was moved past what the connector has stored", False
+    return "", True
