@@ -98,6 +98,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
     try:
         started_for = await store.deployment()
         topics = await asyncio.to_thread(lineage_topics, settings)
+        settings = _captured_only(settings, [collection for collection, _ in topics.values()])
         secret = await asyncio.to_thread(_placeholder, settings)
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
@@ -149,6 +150,12 @@ def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:
             each()
 
     return lambda should_stop: listen(settings.sink.dsn, wake, should_stop)
+
+
+def _captured_only(settings: Settings, collections: Sequence[str]) -> Settings:
+    """The settings of what this worker serves."""
+    captured = {name: spec for name, spec in settings.collections.items() if name in collections}
+    return settings.model_copy(update={"collections": captured})
 
 
 def _completing(settings: Settings, store: PostgresStore) -> Completing:

@@ -26,25 +26,23 @@ def find_gap(source: Connection, connect: Connect, naming: Naming, *, begun: boo
     while True:
         found = first(source, "lost_position", {"slot": naming.slot})
         assert found is not None
+        if found["wal_status"] == "lost":
+            return f"slot {naming.slot} is lost: the source has removed write-ahead log that it needed"
+        if not found["there"] and begun:
+            return f"slot {naming.slot} is gone: what was committed since is lost"
         stored = connect.offsets(naming.connector, naming.topic_prefix)
-        gap, sure = _judge(found, stored, naming, begun)
-        if not gap or sure or time.monotonic() > deadline:
-            return gap
+        if not stored:
+            return ""
+        if not found["there"]:
+            return f"slot {naming.slot} is gone, but the connector has read from it: what was committed since is lost"
+        if found["wal_end"] < int(stored.get("lsn") or 0):
+            return "the source is behind what the connector has read: it was restored from an older copy"
+        moved = _is_moved(found, stored)
+        if not moved or time.monotonic() > deadline:
+            return f"slot {naming.slot} was moved past what the connector has stored" if moved else ""
         time.sleep(POLL_SECONDS)
 
 
-def _judge(found: dict[str, Any], stored: dict[str, Any], naming: Naming, begun: bool) -> tuple[str, bool]:
-    """The gap, and whether a second look could not find otherwise."""
-    if not found["there"]:
-        lost = f"slot {naming.slot} is gone: what was committed since is lost" if begun or stored else ""
-        return lost, True
-    if found["wal_status"] == "lost":
-        return f"slot {naming.slot} is lost: the source has removed write-ahead log that it needed", True
-    if not stored:
-        return "", True
-    if found["wal_end"] < int(stored.get("lsn") or 0):
-        return "the source is behind what the connector has read: it was restored from an older copy", True
+def _is_moved(found: dict[str, Any], stored: dict[str, Any]) -> bool:
     commit = stored.get("lsn_commit")
-    if commit is not None and found["confirmed"] is not None and found["confirmed"] > int(commit):
-        return f"slot {naming.slot} was moved past what the connector has stored", False
-    return "", True
+    return commit is not None and found["confirmed"] is not None and bool(found["confirmed"] > int(commit))

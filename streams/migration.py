@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.encoder import load_encoder
 from connectors.kafka import Kafka
@@ -20,6 +21,8 @@ from streams.capture import apply, check_collections
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
+#: Workers notice within a second and start again; who does not is not waited for longer.
+RESTART_SECONDS: Final = 30.0
 
 
 def migrate(
@@ -72,6 +75,8 @@ def _remove(settings: Settings, name: str, progress: Progress) -> None:
         topics = state.collection_topics(name)
         state.forget_topics(topics)
         if topics:
+            # A consumer of a topic that is gone asks for it without a pause.
+            state.wait_restarted(RESTART_SECONDS)
             Kafka(settings.kafka.bootstrap_servers).delete(topics)
         removed = remove_collection(sink, name)
     progress(
@@ -119,12 +124,17 @@ class ModelFacts:
 
 
 def model_facts(settings: Settings, live: Mapping[str, tuple[str, int, int]]) -> dict[str, ModelFacts]:
-    """By collection. The model is loaded (seconds, torch) only if a collection has no live generation of it."""
+    """By collection. The model is loaded (seconds, torch) only if no live generation says what is needed of it."""
     name, facts = settings.model.name, {}
+    known = [ModelFacts(*each) for each in live.values() if each[0] == name]
     for collection, spec in settings.collections.items():
         model, dimension, max_tokens = live.get(collection, ("", 0, 0))
         if model == name and spec.chunk.max_tokens in {0, max_tokens}:
             facts[collection] = ModelFacts(name, dimension, max_tokens)
+        # What another collection's chunks may have, those of a new one may have, too.
+        fitting = [each for each in known if 0 < spec.chunk.max_tokens <= each.max_tokens]
+        if collection not in live and fitting:
+            facts[collection] = fitting[0]
     if len(facts) < len(settings.collections):
         encoder = load_encoder(name)
         loaded = ModelFacts(name, encoder.dimension, encoder.max_tokens)

@@ -13,12 +13,13 @@ from typing import Final, TypeVar
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka
-from connectors.postgres.capture_state import CaptureState, connect_sink
+from connectors.postgres.capture_state import INCOMPLETE, SILENT_SECONDS, CaptureState, connect_sink
 from connectors.postgres.read import read_report
 from connectors.postgres.source import connect_source, first
 from connectors.registry import BlockingRegistry
 from schemas.errors import UpwellError
 from streams.freshness.report import Report, build_report
+from streams.gaps import find_gap
 from streams.loads import records_ahead
 from streams.settings import Settings
 
@@ -26,8 +27,6 @@ T = TypeVar("T")
 
 #: Rates and delays are those of so long; counts are kept by the minute.
 WINDOW: Final = timedelta(minutes=5)
-#: A worker says every five seconds that it lives.
-SILENT_SECONDS: Final = 20.0
 #: Write-ahead log that the source keeps for the connector, before it is worth a word.
 MUCH_WAL_BYTES: Final = 1024**3
 
@@ -46,7 +45,8 @@ class Slot:
 class Facts:
     """What was seen. A neighbour that did not answer is None, and its error is in `errors` under its name.
 
-    `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection.
+    `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection. `gap`: why
+    changes are lost, "" if none are.
     """
 
     report: Report | None
@@ -54,6 +54,7 @@ class Facts:
     connector: ConnectorStatus | None
     slot: Slot | None
     ahead: Mapping[str, int] | None
+    gap: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -85,7 +86,8 @@ def look(settings: Settings) -> Facts:
         connector = ask("connect", lambda: Connect(settings.connect.url).status(naming.connector))
     ask("registry", BlockingRegistry(settings.registry.url).answers)
     ahead = ask("kafka", lambda: _ahead(settings, naming)) if naming is not None else None
-    return Facts(report, lineage, connector, slot, ahead, errors)
+    gap = ask("connect", lambda: _gap(settings, naming, report)) if naming is not None else None
+    return Facts(report, lineage, connector, slot, ahead, gap or "", errors)
 
 
 def _report(settings: Settings) -> Report:
@@ -107,6 +109,13 @@ def _slot(settings: Settings, naming: Naming | None) -> Slot | None:
         if row is None
         else Slot(row["name"], row["active"], row["wal_status"] or "", row["behind_bytes"])
     )
+
+
+def _gap(settings: Settings, naming: Naming, report: Report | None) -> str:
+    loads = [] if report is None else [found.load for found in report.collections.values()]
+    begun = any(load.state != INCOMPLETE for load in loads)
+    with connect_source(settings.source.dsn) as connection:
+        return find_gap(connection, Connect(settings.connect.url), naming, begun=begun)
 
 
 def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
@@ -149,6 +158,9 @@ def _capture(facts: Facts) -> Iterator[Finding]:
         yield Finding("nothing is captured yet", "run `upwell connector apply`")
         return
     connector, slot = facts.connector, facts.slot
+    if facts.gap:
+        yield Finding(f"changes are lost: {facts.gap}", "run `upwell connector rebuild`")
+        return
     if connector is not None and connector.failed:
         yield Finding(
             f"connector {connector.name} FAILED: {connector.cause}",
@@ -157,17 +169,7 @@ def _capture(facts: Facts) -> Iterator[Finding]:
     elif connector is not None and not connector.running:
         state = connector.connector if connector.connector != "RUNNING" else f"task {connector.task}"
         yield Finding(f"connector {connector.name}: {state}", "run `upwell connector apply`")
-    if facts.lineage is not None and "source" not in facts.errors and slot is None:
-        yield Finding(
-            "the replication slot is gone: changes since are lost",
-            "begin a new deployment with another name (README, When something fails)",
-        )
-    if slot is not None and slot.wal_status == "lost":
-        yield Finding(
-            f"slot {slot.name} is lost: the source has removed write-ahead log that it needed",
-            "begin a new deployment with another name, and raise max_slot_wal_keep_size at the source",
-        )
-    elif slot is not None and (slot.behind_bytes or 0) > MUCH_WAL_BYTES:
+    if slot is not None and (slot.behind_bytes or 0) > MUCH_WAL_BYTES:
         kept = (slot.behind_bytes or 0) / 1024**3
         yield Finding(
             f"slot {slot.name} holds back {kept:.1f} GiB of write-ahead log",

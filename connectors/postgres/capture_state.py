@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,9 @@ COMPLETE: Final = "complete"
 
 #: A key whose re-read brought nothing is looked for again after this long; a re-read itself takes a second.
 AGAIN_SECONDS: Final = 30.0
+
+#: A worker says every five seconds that it lives.
+SILENT_SECONDS: Final = 20.0
 
 #: The collection that a topic feeds, None for a service topic, and what the broker says of it.
 RecordedTopic = tuple[str | None, TopicFacts]
@@ -121,6 +125,17 @@ class CaptureState:
         """Topics with their positions: a topic of the name that is made anew begins at 0."""
         with sink_errors(), self._connection.transaction():
             self._execute("forget_topics", {"topics": list(topics)})
+
+    def wait_restarted(self, seconds: float) -> bool:
+        """Until each worker that lives was started after this call, or seems dead. False if one was not in time."""
+        moment = self._rows("clock")[0]["now"]
+        parameters = {"moment": moment, "silent_seconds": SILENT_SECONDS}
+        deadline = time.monotonic() + seconds
+        while self._rows("workers_of_before", parameters)[0]["workers"]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
 
     def sweep(self, scan: Scan) -> Sweep:
         """The sweep after a scan."""

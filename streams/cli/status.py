@@ -10,10 +10,11 @@ from typing import Any
 import click
 from rich.console import Console
 
+from connectors.postgres.capture_state import SILENT_SECONDS
 from streams.cli.context import home_from, settings_from
 from streams.cli.table import console, duration, one_line, seconds, table
 from streams.settings import Settings
-from streams.status import SILENT_SECONDS, Facts, Finding, eta_seconds, findings, look
+from streams.status import Facts, Finding, eta_seconds, findings, look
 
 
 @click.command()

@@ -37,6 +37,8 @@ READERS: Final = (
     "connector apply",
     "connector status",
     "connector restart",
+    "connector rebuild",
+    "connector delete",
     "worker",
     "search content coffee",
     "explain content 42",

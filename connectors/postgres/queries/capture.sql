@@ -32,6 +32,15 @@ SELECT topic FROM upwell.topic WHERE lineage < %(lineage)s ORDER BY topic;
 -- A collection's own topics, of every lineage.
 SELECT topic FROM upwell.topic WHERE collection = %(collection)s ORDER BY topic;
 
+-- name: clock
+-- The sink's clock.
+SELECT clock_timestamp() AS now;
+
+-- name: workers_of_before
+-- Workers that live, and were started before.
+SELECT count(*) AS workers FROM upwell.worker
+ WHERE started_at < %(moment)s AND seen_at > clock_timestamp() - %(silent_seconds)s * interval '1 second';
+
 -- name: forget_topics
 -- Their positions with them: a topic of the name that is made anew begins at 0.
 WITH gone AS (DELETE FROM upwell.topic WHERE topic = ANY(%(topics)s::text[]) RETURNING topic)
