@@ -15,7 +15,7 @@ import structlog
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker, load_encoder
 from connectors.kafka import Kafka, TopicFacts
-from connectors.postgres.capture_state import CaptureState
+from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
 from connectors.postgres.store import PostgresStore
@@ -88,6 +88,9 @@ def _end(exit_code: int) -> None:
 
 async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Callable[[int], None]) -> None:
     slot = worker_slot(settings)
+    topics, started_for = await asyncio.to_thread(lineage_topics, settings)
+    settings = _captured_only(settings, [collection for collection, _ in topics.values()])
+    secret = await asyncio.to_thread(_placeholder, settings)
     store = await PostgresStore.open(
         settings.sink.dsn,
         writer=slot,
@@ -96,10 +99,6 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
     )
     registry = Registry(settings.registry.url)
     try:
-        started_for = await store.deployment()
-        topics = await asyncio.to_thread(lineage_topics, settings)
-        settings = _captured_only(settings, [collection for collection, _ in topics.values()])
-        secret = await asyncio.to_thread(_placeholder, settings)
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
         generations = live_generations(settings, await store.generations())
@@ -172,13 +171,15 @@ def _placeholder(settings: Settings) -> str:
         return placeholder(connection, settings.name)
 
 
-def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11).
+def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Deployment]:
+    """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11); and what a worker that
+    serves them is started for.
 
     A collection that is in the spec and not captured yet waits for `upwell migrate`: it keeps no other from going on.
     Raises MigrationNeeded if none is captured, LineageMismatch if a topic is not the one that was created.
     """
     with CaptureState.open(settings.sink.dsn) as state:
+        started_for = state.deployment()  # first: what changes after it is noticed
         lineage = state.lineage()
         recorded = state.topics(lineage[0]) if lineage else {}
     if lineage is None:
@@ -193,7 +194,7 @@ def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
     found = Kafka(settings.kafka.bootstrap_servers).describe(list(wanted))
     for topic in wanted:
         check_topic(topic, recorded[topic], found.get(topic))
-    return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}
+    return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}, started_for
 
 
 def check_topic(topic: str, recorded: TopicFacts, found: TopicFacts | None) -> None:

@@ -33,6 +33,8 @@ def migrate(
     `remove`: collections that the spec no longer has. `load`: also read tables that are not loaded yet, where something
     is captured already. Raises SettingsError for a collection that neither the spec nor `remove` names.
     """
+    with connect_source(settings.source.dsn) as source:
+        check_collections(source, settings.collections)
     gone = removable(settings, remove)
     for line in migrate_source(settings, remove=remove):
         progress(f"source: {line}")

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from connectors.postgres.store import Deployment, PostgresStore
+from connectors.postgres.capture_state import Deployment
+from connectors.postgres.store import PostgresStore
 from schemas.errors import DeploymentChanged, Retry
 
 POLL_SECONDS: Final = 1.0

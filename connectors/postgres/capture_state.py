@@ -68,6 +68,25 @@ class Load:
         return int(self.detail["asked_lsn"]) < self.fence_lsn <= int(self.detail["scanned_lsn"])
 
 
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The newest lineage, its collections' topics with their ids, and the columns of all record tables."""
+
+    lineage: int
+    topics: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def difference(self, other: Deployment) -> str:
+        """What is another one in `other`, in words; "" if nothing is."""
+        if self.lineage != other.lineage:
+            return f"lineage {other.lineage} has begun"
+        changed = set(self.topics) ^ set(other.topics)
+        if changed:
+            return f"topics have come or gone: {', '.join(sorted({each.split()[0] for each in changed}))}"
+        moved = sorted(set(self.columns) ^ set(other.columns))
+        return f"columns have come or gone: {', '.join(moved)}" if moved else ""
+
+
 class CaptureState:
     """Autocommit: each call is one statement, so being killed between two leaves a state to go on from."""
 
@@ -96,6 +115,11 @@ class CaptureState:
         """Number and topic prefix of the newest lineage."""
         found = self._rows("lineage")
         return (found[0]["number"], found[0]["topic_prefix"]) if found else None
+
+    def deployment(self) -> Deployment:
+        """What a worker that starts now is started for."""
+        row = self._rows("deployment")[0]
+        return Deployment(row["lineage"], tuple(row["topics"]), tuple(row["columns"]))
 
     def begin_lineage(self, number: int, topic_prefix: str, topics: Mapping[str, RecordedTopic]) -> None:
         """All at once: nothing of an older lineage is taken in from here on, and every table is to be read again.

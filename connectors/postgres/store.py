@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from connectors.postgres.capture_state import AGAIN_SECONDS
+from connectors.postgres.capture_state import AGAIN_SECONDS, Deployment
 from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, IntakeTransactions, Pool
@@ -28,25 +27,6 @@ PARTITION_SECONDS: Final = 3600.0
 POOL_SECONDS: Final = 10.0
 
 Place = tuple[str, datetime, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """The newest lineage, its collections' topics with their ids, and the columns of all record tables."""
-
-    lineage: int
-    topics: tuple[str, ...]
-    columns: tuple[str, ...]
-
-    def difference(self, other: Deployment) -> str:
-        """What is another one in `other`, in words; "" if nothing is."""
-        if self.lineage != other.lineage:
-            return f"lineage {other.lineage} has begun"
-        changed = set(self.topics) ^ set(other.topics)
-        if changed:
-            return f"topics have come or gone: {', '.join(sorted({each.split()[0] for each in changed}))}"
-        moved = sorted(set(self.columns) ^ set(other.columns))
-        return f"columns have come or gone: {', '.join(moved)}" if moved else ""
 
 
 class PostgresStore(IntakeTransactions, EmbedTransactions):
@@ -104,7 +84,7 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
         """What a worker is started for, as it is now."""
         with sink_errors():
             async with self._pool.connection() as connection:
-                row = await (await connection.execute(SQL["deployment"])).fetchone()
+                row = await (await connection.execute(CAPTURE["deployment"])).fetchone()
         assert row is not None
         return Deployment(row[0], tuple(row[1]), tuple(row[2]))
 

@@ -56,9 +56,10 @@ def _wait(settings: Settings, seconds: float) -> None:
 )
 @click.pass_context
 def rebuild(ctx: click.Context, new_lineage: bool, wait: float) -> None:
-    """After lost changes: new slot, new topics, every table read again, what the source no longer has removed.
+    """After lost changes: new slot and topics, every table read again.
 
-    Searches go on meanwhile, and texts that did not change keep their vectors. Killed and run again, it goes on.
+    What the source no longer has is removed. Searches go on, and texts that did not change keep their vectors. Killed
+    and run again, it goes on.
     """
     from streams.rebuild import rebuild as rebuild_capture
 

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from connectors.kafka import Kafka
+from connectors.postgres.capture_state import Deployment
 from connectors.registry import BlockingRegistry, Registry
 from streams.cli.root import cli
 from streams.settings import Settings
@@ -250,6 +251,9 @@ class RecordedState:
     @contextlib.contextmanager
     def open(cls, dsn: str) -> Iterator[RecordedState]:
         yield cls()
+
+    def deployment(self) -> Deployment:
+        return Deployment(1, (), ())
 
     def lineage(self) -> tuple[int, str]:
         return 1, "upwell_1"

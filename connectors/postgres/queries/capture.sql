@@ -46,6 +46,17 @@ SELECT count(*) AS workers FROM upwell.worker
 WITH gone AS (DELETE FROM upwell.topic WHERE topic = ANY(%(topics)s::text[]) RETURNING topic)
 DELETE FROM upwell.position WHERE topic IN (SELECT topic FROM gone);
 
+-- name: deployment
+-- What a worker is started for: the newest lineage with the topics of collections, and the columns of records.
+SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
+       ARRAY(SELECT topic || ' ' || topic_id FROM upwell.topic
+              WHERE collection IS NOT NULL AND lineage = (SELECT max(number) FROM upwell.lineage)
+              ORDER BY topic) AS topics,
+       ARRAY(SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+              WHERE c.relnamespace = 'upwell'::regnamespace AND left(c.relname, 7) = 'record_' AND c.relkind = 'r'
+                AND a.attnum > 0 AND NOT a.attisdropped
+              ORDER BY 1) AS columns;
+
 -- name: topics
 -- Recorded topics of a lineage.
 SELECT topic, topic_id, partitions FROM upwell.topic WHERE lineage = %(lineage)s;

@@ -284,17 +284,6 @@ UPDATE upwell.pending
        next_changes = 0
  WHERE slot = %(slot)s AND token IS NOT NULL
 
--- name: deployment
--- What a worker is started for: the newest lineage with the topics of collections, and the columns of records.
-SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
-       ARRAY(SELECT topic || ' ' || topic_id FROM upwell.topic
-              WHERE collection IS NOT NULL AND lineage = (SELECT max(number) FROM upwell.lineage)
-              ORDER BY topic) AS topics,
-       ARRAY(SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-              WHERE c.relnamespace = 'upwell'::regnamespace AND left(c.relname, 7) = 'record_' AND c.relkind = 'r'
-                AND a.attnum > 0 AND NOT a.attisdropped
-              ORDER BY 1) AS columns
-
 -- name: generations
 SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
   FROM upwell.generation WHERE state IN ('live', 'filling') ORDER BY collection, number
