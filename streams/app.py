@@ -13,7 +13,7 @@ import structlog
 
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker, load_encoder
-from connectors.kafka import Kafka, TopicFacts
+from connectors.kafka import TopicFacts
 from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
@@ -24,6 +24,7 @@ from schemas.errors import GenerationMismatch, LineageMismatch, MigrationNeeded,
 from schemas.sink import GenerationInfo
 from schemas.spec import Chunking, fingerprint
 from schemas.template import Template
+from streams import neighbours
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
 from streams.intake.stage import Intake
@@ -92,7 +93,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
         pool_size=settings.sink.pool_size,
         retention_days=settings.sink.audit_retention_days,
     )
-    registry = Registry(settings.registry.url)
+    registry = neighbours.registry(settings)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
@@ -107,7 +108,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
         pacing = Pacing(
             settings.source.dsn,
             settings.sink.dsn,
-            Kafka(settings.kafka.bootstrap_servers),
+            neighbours.kafka(settings),
             sorted(topics),
             settings.worker.load_rows_ahead,
             store.is_loading,
@@ -159,7 +160,7 @@ def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
     missing = sorted(set(wanted) - set(recorded))
     if missing:
         raise MigrationNeeded(f"topic {missing[0]} is not created yet: run `upwell connector apply` first")
-    found = Kafka(settings.kafka.bootstrap_servers).describe(list(wanted))
+    found = neighbours.kafka(settings).describe(list(wanted))
     for topic in wanted:
         check_topic(topic, recorded[topic], found.get(topic))
     return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}

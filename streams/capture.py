@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from connectors.postgres.source import Connection, TableInfo, connect_source, fi
 from connectors.postgres.source_schema import placeholder, unpublished
 from schemas.errors import ConnectUnavailable, LineageMismatch, SettingsError, SourceUnavailable
 from schemas.spec import CollectionSpec
+from streams import neighbours
 from streams.loads import Loading, await_searchable
 from streams.settings import Settings
 
@@ -202,6 +204,7 @@ class Capture:
             port=int(str(dsn.get("port") or 5432)),
             database=str(dsn.get("dbname") or dsn.get("user") or "postgres"),
             ssl=_ssl(dsn),
+            ssl_password=bool(dsn.get("sslpassword")),
             tables=tuple(spec.table for spec in settings.collections.values()),
             excluded=tuple(
                 f"{s.table}.{column}" for s in settings.collections.values() for column in s.exclude
@@ -210,6 +213,8 @@ class Capture:
             secrets_file=str(secrets_file(settings)),
             converter="confluent" if settings.connect.converter == "confluent" else "apicurio",
             registry_url=settings.registry.converter_url,
+            registry_user=bool(settings.registry.username),
+            registry_ca_file=settings.registry.ca_file,
             heartbeat_interval_ms=settings.connect.heartbeat_interval_ms,
             poll_interval_ms=settings.connect.poll_interval_ms,
             snapshot_chunk_rows=settings.connect.snapshot_chunk_rows,
@@ -225,6 +230,7 @@ def _ssl(dsn: Mapping[str, object]) -> dict[str, str]:
         "sslmode": "database.sslmode",
         "sslrootcert": "database.sslrootcert",
         "sslcert": "database.sslcert",
+        "sslkey": "database.sslkey",
     }
     return {ours: str(dsn[theirs]) for theirs, ours in names.items() if dsn.get(theirs)}
 
@@ -252,14 +258,22 @@ def secrets_file(settings: Settings) -> Path:
 
 
 def write_secrets(settings: Settings) -> None:
-    """Put the source DSN's user and password into our own secrets file, mode 0600; a given file is not
+    """Put user and password of source and registry into our own secrets file, mode 0600; a given file is not
     touched.
     """
     if settings.connect.secrets_file:
         return
     dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {"user": dsn.get("user") or "postgres", "password": dsn.get("password") or ""}
+    values: dict[str, object] = {
+        "user": dsn.get("user") or "postgres",
+        "password": dsn.get("password") or "",
+    }
+    if dsn.get("sslpassword"):
+        values["sslpassword"] = dsn["sslpassword"]
+    registry = settings.registry.access()
+    if registry.username:
+        values |= {"registry_user": registry.username, "registry_password": registry.password}
     lines = (f"{key}={_property(str(value))}\n" for key, value in values.items())
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
@@ -294,8 +308,8 @@ def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
             lineage_of(state, settings),
             source,
             state,
-            Kafka(settings.kafka.bootstrap_servers),
-            Connect(settings.connect.url),
+            neighbours.kafka(settings),
+            neighbours.connect(settings),
             progress,
         )
         capture.ensure_publication()
@@ -315,8 +329,7 @@ def loading(capture: Capture) -> Loading:
         state=capture.state,
         kafka=capture.kafka,
         connect=capture.connect,
-        bootstrap_servers=capture.settings.kafka.bootstrap_servers,
-        registry_url=capture.settings.registry.url,
+        read_notifications=partial(neighbours.notifications, capture.settings),
         chunk_rows=capture.settings.connect.snapshot_chunk_rows,
         progress=capture.progress,
     )
@@ -330,7 +343,7 @@ def connector_name(settings: Settings) -> str:
 def wait_searchable(settings: Settings, deadline: float, progress: Progress) -> bool:
     """`await_searchable` for the command line: with connections of its own."""
     with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
-        kafka, connect = Kafka(settings.kafka.bootstrap_servers), Connect(settings.connect.url)
+        kafka, connect = neighbours.kafka(settings), neighbours.connect(settings)
         naming = lineage_of(state, settings)
         capture = Capture(settings, naming, source, state, kafka, connect, progress)
         return await_searchable(loading(capture), deadline, progress)
@@ -351,7 +364,7 @@ class Seen:
 
 def look(settings: Settings) -> Seen:
     """State of connector, stored offsets and first loads. Writes nothing."""
-    connect, name = Connect(settings.connect.url), connector_name(settings)
+    connect, name = neighbours.connect(settings), connector_name(settings)
     status = connect.status(name)
     offsets = connect.offsets(name)
     with CaptureState.open(settings.sink.dsn) as state:
