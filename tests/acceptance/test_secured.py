@@ -4,11 +4,12 @@ TLS and basic authentication to registry and Connect. One stack of its own; the 
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,11 +19,15 @@ from urllib.parse import urlencode
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from connectors.access import HttpAccess
+from connectors.debezium.connect import Connect
 from infra import stack as local
 from infra.stack.environment import kept_ports
+from streams.cli.root import cli
 from tests.acceptance.plain import ROWS, TABLES
 from tests.deployment import Deployment, Stack, WorkerProcess, until
 from tests.fixtures.certificates import Authority
@@ -57,25 +62,22 @@ class Secured:
     def home(self) -> Path:
         return self.deployment.stack.home
 
-    def upwell(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        """A command with some variables changed; what it says is kept."""
-        before = dict(self.deployment.environment)
-        self.deployment.environment.update(changed)
-        try:
-            done = self.deployment.upwell(*arguments, check=False)
-        finally:
-            self.deployment.environment.clear()
-            self.deployment.environment.update(before)
-        self.said += [done.stdout, done.stderr]
+    def upwell(self, line: str, **changed: str) -> Result:
+        """A command in this process, with some variables changed (without UPWELL_); what it says is kept."""
+        environment = self.deployment.environment | {f"UPWELL_{key}": text for key, text in changed.items()}
+        spec = str(self.deployment.directory / "upwell.toml")
+        done = CliRunner().invoke(cli, ["--spec", spec, *line.split()], env=environment)
+        self.said.append(done.output)
         return done
 
-    def succeed(self, *arguments: str) -> str:
-        done = self.upwell(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def succeed(self, line: str) -> str:
+        done = self.upwell(line)
+        assert done.exit_code == 0, done.output
+        return done.output
 
     def worker(self, slot: str, **changed: str) -> WorkerProcess:
-        return self.deployment.start_worker(slot, module="tests.fake_worker", arguments=(), **changed)
+        variables = {f"UPWELL_{key}": text for key, text in changed.items()}
+        return self.deployment.start_worker(slot, module="tests.fake_worker", arguments=(), **variables)
 
     def connected(self, neighbour: str, password: str) -> psycopg.Connection[Any]:
         """A connection to source or sink, as upwell makes one."""
@@ -94,7 +96,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     authority = Authority(directory / "certificates")
     server = authority.issue("server")
     names = ("kafka", "postgres", "source", "registry", "connect")
-    passwords = {name: f"{name}-{secrets.token_hex(12)}" for name in names}
+    passwords = {name: f"{name}{secrets.token_hex(12)}" for name in names}
     security = local.Security(
         ca_file=str(authority.ca_file),
         cert_file=str(server[0]),
@@ -175,7 +177,7 @@ def test_the_whole_line(secured: Secured) -> None:
         source.execute(TABLES)
         source.execute(ROWS, (1, 20))
         secured.succeed("migrate")
-        secured.succeed("connector", "apply")
+        secured.succeed("connector apply")
         worker = secured.worker("line")
         until(lambda: len(secured.titles()) == 20, 60, f"the first load searchable: {worker.tail()}")
         source.execute(ROWS, (21, 21))
@@ -193,3 +195,91 @@ def test_the_whole_line(secured: Secured) -> None:
     assert secured.proxies["registry"].let_in
     assert not secured.proxies["registry"].turned_away
     assert not secured.proxies["connect"].turned_away
+
+
+WRONG: Final = {
+    "source password": ("migrate source", {"SOURCE_PASSWORD_FILE": "{wrong}"}, "source database: "),
+    "source CA": ("migrate source", {"SOURCE_DSN": "{source_of_another_ca}"}, "certificate verify failed"),
+    "source certificate": ("migrate source", {"SOURCE_DSN": "{source_without_cert}"}, "client certificate"),
+    "source TLS": ("migrate source", {"SOURCE_DSN": "{source_in_the_open}"}, "no pg_hba.conf entry"),
+    "sink password": ("report", {"SINK_PASSWORD_FILE": "{wrong}"}, "sink database: "),
+    "sink CA": ("report", {"SINK_DSN": "{sink_of_another_ca}"}, "certificate verify failed"),
+    "Kafka password": ("worker", {"KAFKA_SASL_PASSWORD_FILE": "{wrong}"}, "refuse each other: "),
+    "Kafka CA": ("worker", {"KAFKA_SSL_CA_FILE": "{another_ca}"}, "refuse each other: "),
+    "Connect password": ("connector status", {"CONNECT_PASSWORD_FILE": "{wrong}"}, "refuses our user (401)"),
+    "Connect CA": (
+        "connector status",
+        {"CONNECT_CA_FILE": "{another_ca}"},
+        "is not one of connect.ca_file's",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(secured: Secured) -> dict[str, str]:
+    """What a setting may be mistaken for."""
+    folder = secured.deployment.directory / "mistakes"
+    another = Authority(folder, "another")
+    wrong = folder / "wrong"
+    wrong.write_text("notthis\n")
+    source, sink = (secured.deployment.environment[f"UPWELL_{name}_DSN"] for name in ("SOURCE", "SINK"))
+    bare = conninfo_to_dict(source)
+    for name in ("sslcert", "sslkey"):
+        del bare[name]
+    return {
+        "wrong": str(wrong),
+        "another_ca": str(another.ca_file),
+        "source_of_another_ca": make_conninfo(source, sslrootcert=str(another.ca_file)),
+        "sink_of_another_ca": make_conninfo(sink, sslrootcert=str(another.ca_file)),
+        "source_without_cert": make_conninfo(**bare),
+        "source_in_the_open": make_conninfo(source, sslmode="disable"),
+    }
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_setting_is_one_clear_line(secured: Secured, mistakes: dict[str, str], what: str) -> None:
+    """Exit 2, at once: it will not help to try again."""
+    command, changed, said = WRONG[what]
+    done = secured.upwell(command, **{name: text.format(**mistakes) for name, text in changed.items()})
+    assert done.exit_code == 2, done.output
+    assert done.output.startswith("upwell: "), done.output
+    assert done.output.count("\n") == 1, done.output
+    assert said in done.output
+
+
+def test_a_worker_that_the_registry_does_not_let_in_halts(secured: Secured, mistakes: dict[str, str]) -> None:
+    """With nothing acknowledged: the next worker takes the change in."""
+    worker = secured.worker("line", REGISTRY_PASSWORD_FILE=mistakes["wrong"])
+    with secured.connected("source", "source") as source:
+        source.execute(ROWS, (31, 31))
+    until(lambda: worker.process.poll() is not None, 60, f"the worker's end: {worker.tail()}")
+    assert worker.process.returncode == 2, worker.tail()
+    assert "refuses our user (401)" in worker.tail(1)
+    assert "Traceback" not in worker.log.read_text()
+    after = secured.worker("line")
+    until(lambda: 31 in secured.titles(), 60, f"the change taken in: {after.tail()}")
+    assert after.stop() == 0
+
+
+def test_no_secret_is_where_none_belongs(secured: Secured) -> None:
+    """In what was said, in the connector's config, and in every file of the stack and of the deployment."""
+    access = HttpAccess(USER, secured.passwords["connect"], str(secured.authority.ca_file))
+    config = Connect(secured.proxies["connect"].url, access).config("upwell-secured")
+    assert config is not None
+    needles = [password.encode() for password in secured.passwords.values()]
+    needles += [base64.b64encode(f"{USER}:".encode() + needle) for needle in needles]
+    said = "".join([*secured.said, json.dumps(config)]).encode()
+    assert not [needle for needle in needles if needle in said]
+    folder, home = secured.deployment.directory, secured.home
+    files = [path for top in (folder, home) for path in top.rglob("*") if path.is_file()]
+    holding = {path for path in files if any(needle in path.read_bytes() for needle in needles)}
+    properties = ("connect", "kafka", "kafka-format")
+    assert holding == {
+        *((folder / "secrets").iterdir()),
+        *(home / f"{name}.properties" for name in properties),
+        home / "connect" / "secured.properties",
+        home / "security.json",
+        home / "stack.env",
+    }
+    shown = {path for path in holding if path.parent != folder / "secrets" and path.stat().st_mode & 0o077}
+    assert not shown
