@@ -223,9 +223,11 @@ def mistakes(secured: Secured) -> dict[str, str]:
     wrong = folder / "wrong"
     wrong.write_text("notthis\n")
     source, sink = (secured.deployment.environment[f"UPWELL_{name}_DSN"] for name in ("SOURCE", "SINK"))
-    bare = conninfo_to_dict(source)
-    for name in ("sslcert", "sslkey"):
-        del bare[name]
+    bare = {
+        name: str(text)
+        for name, text in conninfo_to_dict(source).items()
+        if name not in ("sslcert", "sslkey")
+    }
     return {
         "wrong": str(wrong),
         "another_ca": str(another.ca_file),

@@ -69,7 +69,8 @@ def blocking(url: str, access: HttpAccess) -> object:
 
 
 def answers(url: str, access: HttpAccess) -> object:
-    return BlockingRegistry(url, access).answers()
+    BlockingRegistry(url, access).answers()
+    return None
 
 
 def connect(url: str, access: HttpAccess) -> object:
