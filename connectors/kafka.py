@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as ClientPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from connectors.access import PLAIN_KAFKA, KafkaSecurity
 from connectors.debezium.config import MAX_MESSAGE_BYTES
 from schemas.change import TopicPartition
 from schemas.errors import KafkaUnavailable, SettingsError
 
+T = TypeVar("T")
+
 TIMEOUT_SECONDS: Final = 30.0
 LEADER_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.05
 _LOG: Final = logging.getLogger("upwell.kafka.client")
 
 _NOT_NOW: Final = frozenset(
@@ -47,22 +52,62 @@ class TopicFacts:
     partitions: int
 
 
-def client_config(bootstrap_servers: str, **more: object) -> dict[str, Any]:
-    """Settings of every confluent-kafka client; the library's own log goes to the logger, not to stderr."""
-    return {"bootstrap.servers": bootstrap_servers, "logger": _LOG, "error_cb": _ignore, **more}
+#: What the client only says in the background: each call would go on until its timeout, and then say just that.
+_REFUSALS: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_UNTRUSTED: Final = "certificate"
+
+
+class Refusals:
+    """Hears a client's background errors, and keeps the one that says that it will never be let in."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._servers = bootstrap_servers
+        self._heard = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        untrusted = error.code() == KafkaError._SSL and _UNTRUSTED in error.str().lower()
+        if error.code() in _REFUSALS or untrusted:
+            self._heard = error.str()
+
+    def check(self) -> None:
+        """Raise SettingsError if such an error was heard."""
+        if self._heard:
+            raise SettingsError(f"Kafka at {self._servers} and upwell refuse each other: {self._heard}")
+
+
+def client_config(
+    bootstrap_servers: str, security: KafkaSecurity = PLAIN_KAFKA, **more: object
+) -> dict[str, Any]:
+    """Settings of every confluent-kafka client; the library's own log goes to the logger, not to stderr.
+
+    Each call reports its own failure, and background errors would only repeat it: give a `Refusals` as `error_cb` to
+    hear of those that do not.
+    """
+    common = {"bootstrap.servers": bootstrap_servers, "logger": _LOG, "error_cb": _ignore}
+    return {**common, **security.librdkafka(), **more}
 
 
 def _ignore(error: KafkaError) -> None:
-    """Each call reports its own failure; the client's background errors would only repeat it."""
+    pass
 
 
 class Kafka:
     """One cluster. Blocking."""
 
-    def __init__(self, bootstrap_servers: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        security: KafkaSecurity = PLAIN_KAFKA,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
         self._servers = bootstrap_servers
         self._timeout = timeout
-        self._admin = AdminClient(client_config(bootstrap_servers))
+        self._refusals = Refusals(bootstrap_servers)
+        # Whoever polls for background errors is also given log lines, which would only repeat them.
+        config = client_config(bootstrap_servers, security, error_cb=self._refusals, log_level=0)
+        with self._errors():
+            self._admin = AdminClient(config)
 
     def create(
         self, topics: Mapping[str, int], *, replication_factor: int, retention_hours: float
@@ -84,7 +129,7 @@ class Kafka:
             return []
         with self._errors():
             futures = self._admin.create_topics(new, request_timeout=self._timeout)
-        return [name for name, future in futures.items() if self._created(future.result)]
+        return [name for name, future in futures.items() if self._created(future)]
 
     def delete(self, topics: Collection[str]) -> None:
         """Delete topics with all that they hold; one that does not exist is fine."""
@@ -94,12 +139,12 @@ class Kafka:
             futures = self._admin.delete_topics(list(topics), request_timeout=self._timeout)
         for future in futures.values():
             with contextlib.suppress(TopicUnknown), self._errors():
-                future.result()
+                self._result(future)
 
-    def _created(self, result: Callable[[], object]) -> bool:
+    def _created(self, future: Future[None]) -> bool:
         try:
             with self._errors():
-                result()
+                self._result(future)
         except TopicExists:
             return False
         return True
@@ -114,7 +159,7 @@ class Kafka:
         for name, future in futures.items():
             try:
                 with self._errors():
-                    description = future.result()
+                    description = self._result(future)
             except TopicUnknown:
                 continue
             found[name] = TopicFacts(str(description.topic_id), len(description.partitions))
@@ -150,8 +195,18 @@ class Kafka:
         with self._errors():
             futures = self._admin.list_offsets(asked, request_timeout=self._timeout)
             return {
-                TopicPartition(at.topic, at.partition): int(f.result().offset) for at, f in futures.items()
+                TopicPartition(at.topic, at.partition): int(self._result(f).offset)
+                for at, f in futures.items()
             }
+
+    def _result(self, future: Future[T]) -> T:
+        """What a call brings; who is refused does not wait for its timeout."""
+        while True:
+            done, _ = wait([future], POLL_SECONDS)
+            if done:
+                return future.result()
+            self._admin.poll(0)
+            self._refusals.check()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

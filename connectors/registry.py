@@ -11,7 +11,8 @@ from typing import Final
 import aiohttp
 import requests
 
-from schemas.errors import RegistryUnavailable
+from connectors.access import PLAIN_HTTP, HttpAccess, tls_context, untrusted
+from schemas.errors import RegistryUnavailable, SettingsError
 
 TIMEOUT_SECONDS: Final = 10.0
 
@@ -19,8 +20,10 @@ TIMEOUT_SECONDS: Final = 10.0
 class Registry:
     """Implements `SchemaRegistry` of streams/ports.py. One per event loop; `close` it with the loop."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._url = url.rstrip("/")
+    def __init__(
+        self, url: str, access: HttpAccess = PLAIN_HTTP, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        self._url, self._access = url.rstrip("/"), access
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
         self._known: dict[int, str] = {}
@@ -34,13 +37,20 @@ class Registry:
 
     async def _fetch(self, schema_id: int) -> str:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
+            self._session = self._new_session()
         try:
             async with self._session.get(f"{self._url}/schemas/ids/{schema_id}") as response:
+                _check_let_in(self._url, response.status)
                 body = await response.json(content_type=None) if response.status == 200 else {}
                 return _schema_text(self._url, schema_id, response.status, body)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise _untrusted(self._url) from error
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(ssl=tls_context(self._access.ca_file))
+        return aiohttp.ClientSession(timeout=self._timeout, connector=connector, headers=self._access.headers)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -51,8 +61,10 @@ class Registry:
 class BlockingRegistry:
     """The same for code without an event loop (the command line)."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._url = url.rstrip("/")
+    def __init__(
+        self, url: str, access: HttpAccess = PLAIN_HTTP, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        self._url, self._access = url.rstrip("/"), access
         self._timeout = timeout_seconds
         self._known: dict[int, str] = {}
 
@@ -64,21 +76,41 @@ class BlockingRegistry:
         return known
 
     def answers(self) -> None:
-        """Raise RegistryUnavailable unless it answers."""
-        try:
-            response = requests.get(f"{self._url}/subjects", timeout=self._timeout)
-        except requests.RequestException as error:
-            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+        """Raise RegistryUnavailable unless it answers, SettingsError if it does not let us in."""
+        response = self._get("/subjects")
         if response.status_code != 200:
             raise RegistryUnavailable(f"registry at {self._url}: HTTP {response.status_code}")
 
     def _fetch(self, schema_id: int) -> str:
+        response = self._get(f"/schemas/ids/{schema_id}")
         try:
-            response = requests.get(f"{self._url}/schemas/ids/{schema_id}", timeout=self._timeout)
             body = response.json() if response.status_code == 200 else {}
-        except (requests.RequestException, ValueError) as error:
+        except ValueError as error:
             raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
         return _schema_text(self._url, schema_id, response.status_code, body)
+
+    def _get(self, path: str) -> requests.Response:
+        try:
+            response = requests.get(self._url + path, timeout=self._timeout, **self._access.for_requests)
+        except requests.exceptions.SSLError as error:
+            if not untrusted(error):
+                raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+            raise _untrusted(self._url) from error
+        except requests.RequestException as error:
+            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+        _check_let_in(self._url, response.status_code)
+        return response
+
+
+def _check_let_in(url: str, status: int) -> None:
+    if status in (401, 403):
+        raise SettingsError(
+            f"registry at {url} refuses our user ({status}): mend registry.username and its password"
+        )
+
+
+def _untrusted(url: str) -> SettingsError:
+    return SettingsError(f"registry at {url}: its certificate is not one of registry.ca_file's")
 
 
 def _schema_text(url: str, schema_id: int, status: int, body: object) -> str:

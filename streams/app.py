@@ -14,7 +14,7 @@ import structlog
 
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker, load_encoder
-from connectors.kafka import Kafka, TopicFacts
+from connectors.kafka import TopicFacts
 from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
@@ -25,6 +25,7 @@ from schemas.errors import GenerationMismatch, LineageMismatch, MigrationNeeded,
 from schemas.sink import GenerationInfo
 from schemas.spec import Chunking, fingerprint
 from schemas.template import Template
+from streams import neighbours
 from streams.capture import completion, lineage_of
 from streams.completion import Completing, Completion
 from streams.embed.listen import listen
@@ -97,7 +98,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
         pool_size=settings.sink.pool_size,
         retention_days=settings.sink.audit_retention_days,
     )
-    registry = Registry(settings.registry.url)
+    registry = neighbours.registry(settings)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
@@ -112,7 +113,7 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
         pacing = Pacing(
             settings.source.dsn,
             settings.sink.dsn,
-            Kafka(settings.kafka.bootstrap_servers),
+            neighbours.kafka(settings),
             sorted(topics),
             settings.worker.load_rows_ahead,
             store.is_loading,
@@ -191,7 +192,7 @@ def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Depl
         raise MigrationNeeded(f"topic {missing[0]} is not created yet: run `upwell connector apply` first")
     for topic in missing:
         log.warning("not captured yet: run `upwell migrate`", collection=wanted.pop(topic), topic=topic)
-    found = Kafka(settings.kafka.bootstrap_servers).describe(list(wanted))
+    found = neighbours.kafka(settings).describe(list(wanted))
     for topic in wanted:
         check_topic(topic, recorded[topic], found.get(topic))
     return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}, started_for

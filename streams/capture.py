@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from connectors.postgres.source import Connection, TableInfo, connect_source, dr
 from connectors.postgres.source_schema import placeholder, unpublished
 from schemas.errors import ConnectUnavailable, GapFound, LineageMismatch, SettingsError
 from schemas.spec import CollectionSpec
+from streams import neighbours
 from streams.completion import Completion
 from streams.gaps import find_gap
 from streams.loads import Loading
@@ -233,6 +235,7 @@ class Capture:
             port=int(str(dsn.get("port") or 5432)),
             database=str(dsn.get("dbname") or dsn.get("user") or "postgres"),
             ssl=_ssl(dsn),
+            ssl_password=bool(dsn.get("sslpassword")),
             tables=tuple(spec.table for spec in settings.collections.values()),
             excluded=tuple(
                 f"{s.table}.{column}" for s in settings.collections.values() for column in s.exclude
@@ -241,6 +244,8 @@ class Capture:
             secrets_file=str(secrets_file(settings)),
             converter="confluent" if settings.connect.converter == "confluent" else "apicurio",
             registry_url=settings.registry.converter_url,
+            registry_user=bool(settings.registry.username),
+            registry_ca_file=settings.registry.ca_file,
             heartbeat_interval_ms=settings.connect.heartbeat_interval_ms,
             poll_interval_ms=settings.connect.poll_interval_ms,
             snapshot_chunk_rows=settings.connect.snapshot_chunk_rows,
@@ -256,6 +261,7 @@ def _ssl(dsn: Mapping[str, object]) -> dict[str, str]:
         "sslmode": "database.sslmode",
         "sslrootcert": "database.sslrootcert",
         "sslcert": "database.sslcert",
+        "sslkey": "database.sslkey",
     }
     return {ours: str(dsn[theirs]) for theirs, ours in names.items() if dsn.get(theirs)}
 
@@ -282,14 +288,22 @@ def secrets_file(settings: Settings) -> Path:
 
 
 def write_secrets(settings: Settings) -> None:
-    """Put the source DSN's user and password into our own secrets file, mode 0600; a given file is not
+    """Put user and password of source and registry into our own secrets file, mode 0600; a given file is not
     touched.
     """
     if settings.connect.secrets_file:
         return
     dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {"user": dsn.get("user") or "postgres", "password": dsn.get("password") or ""}
+    values: dict[str, object] = {
+        "user": dsn.get("user") or "postgres",
+        "password": dsn.get("password") or "",
+    }
+    if dsn.get("sslpassword"):
+        values["sslpassword"] = dsn["sslpassword"]
+    registry = settings.registry.access()
+    if registry.username:
+        values |= {"registry_user": registry.username, "registry_password": registry.password}
     lines = (f"{key}={_property(str(value))}\n" for key, value in values.items())
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
@@ -330,8 +344,8 @@ def opened(settings: Settings, progress: Progress) -> Iterator[Capture]:
             lineage_of(state, settings),
             source,
             state,
-            Kafka(settings.kafka.bootstrap_servers),
-            Connect(settings.connect.url),
+            neighbours.kafka(settings),
+            neighbours.connect(settings),
             progress,
         )
 
@@ -358,8 +372,7 @@ def loading(capture: Capture) -> Loading:
         state=capture.state,
         kafka=capture.kafka,
         connect=capture.connect,
-        bootstrap_servers=capture.settings.kafka.bootstrap_servers,
-        registry_url=capture.settings.registry.url,
+        read_notifications=partial(neighbours.notifications, capture.settings),
         chunk_rows=capture.settings.connect.snapshot_chunk_rows,
         progress=capture.progress,
     )
@@ -367,7 +380,7 @@ def loading(capture: Capture) -> Loading:
 
 def completion(settings: Settings, naming: Naming, state: CaptureState, progress: Progress) -> Completion:
     """What brings the loads of a lineage to their end."""
-    kafka, connect = Kafka(settings.kafka.bootstrap_servers), Connect(settings.connect.url)
+    kafka, connect = neighbours.kafka(settings), neighbours.connect(settings)
     return Completion(naming, tables_of(settings), state, kafka, connect, progress)
 
 
@@ -402,7 +415,7 @@ class Seen:
 
 def look(settings: Settings) -> Seen:
     """State of connector, stored offsets and first loads. Writes nothing."""
-    connect, name = Connect(settings.connect.url), connector_name(settings)
+    connect, name = neighbours.connect(settings), connector_name(settings)
     status = connect.status(name)
     with CaptureState.open(settings.sink.dsn) as state:
         offsets = connect.offsets(name, lineage_of(state, settings).topic_prefix)

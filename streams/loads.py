@@ -36,7 +36,10 @@ ATTEMPTS: Final = 5
 
 @dataclass(slots=True)
 class Loading:
-    """The loads of one deployment. `tables`: `schema.table` by collection."""
+    """The loads of one deployment. `tables`: `schema.table` by collection.
+
+    `read_notifications` opens a topic at an offset.
+    """
 
     naming: Naming
     tables: Mapping[str, str]
@@ -44,8 +47,7 @@ class Loading:
     state: CaptureState
     kafka: Kafka
     connect: Connect
-    bootstrap_servers: str
-    registry_url: str
+    read_notifications: Callable[[str, int], Notifications]
     chunk_rows: int
     progress: Callable[[str], None]
     attempts: dict[str, int] = field(default_factory=dict)
@@ -134,9 +136,7 @@ class Loading:
     def follow(self) -> None:
         """Read the notifications until no scan is open."""
         start = min(int(load.detail["from"]) for load in self._open().values())
-        reader = Notifications(
-            self.bootstrap_servers, self.registry_url, self.naming.notifications_topic, start
-        )
+        reader = self.read_notifications(self.naming.notifications_topic, start)
         looked = heard = time.monotonic()
         stalls = 0
         try:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.encoder import load_encoder
-from connectors.kafka import Kafka
 from connectors.postgres import source_schema
 from connectors.postgres.capture_state import CaptureState, connect_sink
 from connectors.postgres.layout import CollectionLayout, Column
@@ -17,6 +16,7 @@ from connectors.postgres.source import SourceColumn, TableInfo, connect_source
 from schemas.errors import SettingsError
 from schemas.sink import GenerationInfo
 from schemas.spec import CollectionSpec, fingerprint
+from streams import neighbours
 from streams.capture import apply, check_collections
 from streams.settings import Settings
 
@@ -79,7 +79,7 @@ def _remove(settings: Settings, name: str, progress: Progress) -> None:
         if topics:
             # A consumer of a topic that is gone asks for it without a pause.
             state.wait_restarted(RESTART_SECONDS)
-            Kafka(settings.kafka.bootstrap_servers).delete(topics)
+            neighbours.kafka(settings).delete(topics)
         removed = remove_collection(sink, name)
     progress(
         f"sink: collection {name} removed: {removed.records} records, {removed.vectors} vectors, "

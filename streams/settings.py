@@ -18,27 +18,30 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from schemas.errors import SettingsError
 from schemas.names import IDENTIFIER
 from schemas.spec import Collections, CollectionSpec, ModelSpec, Strict
+from streams.secured import SecuredDatabase, SecuredHttp, SecuredKafka
 
 PREFIX: Final = "UPWELL_"
 #: Variables that say where settings and caches are; they are not settings themselves.
 PLACES: Final = frozenset({"UPWELL_SPEC", "UPWELL_HOME", "UPWELL_CACHE"})
 
 
-class SourceSettings(Strict):
+class SourceSettings(SecuredDatabase):
     """The database whose changes are captured."""
 
-    dsn: str = Field("", description="where the source is, as a Postgres URL or `host=... port=...`")
+    dsn: str = Field(
+        "", repr=False, description="where the source is, as a Postgres URL or `host=... port=...`"
+    )
 
 
-class SinkSettings(Strict):
+class SinkSettings(SecuredDatabase):
     """The database with pgvector that applications query."""
 
-    dsn: str = Field("", description="where the sink is, written the same way")
+    dsn: str = Field("", repr=False, description="where the sink is, written the same way")
     pool_size: int = Field(6, ge=2, le=50, description="connections of one worker to the sink")
     audit_retention_days: int = Field(90, ge=1, description="audit rows older than this are dropped")
 
 
-class KafkaSettings(Strict):
+class KafkaSettings(SecuredKafka):
     """The broker, and the topics that upwell creates."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="brokers as `host:port`, comma between")
@@ -49,24 +52,26 @@ class KafkaSettings(Strict):
     )
 
 
-class ConnectSettings(Strict):
+class ConnectSettings(SecuredHttp):
     """Kafka Connect's REST interface and what the connector needs."""
 
     url: str = Field("http://127.0.0.1:8083", description="Connect's REST interface")
+    username: str = Field("", description="who upwell is to Connect (basic authentication)")
+    ca_file: str = Field("", description="CA of Connect's certificate, PEM; if not set, the system's CAs")
     converter: str = Field(
         "apicurio", pattern="^(apicurio|confluent)$", description="Avro converter: `apicurio` or `confluent`"
     )
     secrets_file: str = Field(
         "",
         description="properties file on Connect's machine with `user` and `password` of the source; "
-        "if not set, `connector apply` writes one",
+        "if not set, `connector apply` writes one (also `registry_user`, `registry_password`, where set)",
     )
     heartbeat_interval_ms: int = Field(2000, ge=100, description="how often the connector writes a heartbeat")
     poll_interval_ms: int = Field(20, ge=1, description="how often the connector looks for new changes")
     snapshot_chunk_rows: int = Field(128, ge=1, description="rows that a first load reads at once")
 
 
-class RegistrySettings(Strict):
+class RegistrySettings(SecuredHttp):
     """The schema registry: `url` is the Confluent API that workers read, `converter_url` Connect's converter's."""
 
     url: str = Field(
@@ -75,6 +80,13 @@ class RegistrySettings(Strict):
     converter_url: str = Field(
         "http://127.0.0.1:8080/apis/registry/v2", description="the registry's API for Connect's converter"
     )
+    username: str = Field("", description="who upwell and the converter are to the registry")
+    ca_file: str = Field(
+        "", description="CA of the registry's certificate, PEM, at the same path on Connect's machine"
+    )
+
+    def _urls(self) -> tuple[str, ...]:
+        return (self.url, self.converter_url)
 
 
 class WorkerSettings(Strict):

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from connectors.debezium.connect import Connect, ConnectorStatus
+from connectors.debezium.connect import ConnectorStatus
 from connectors.debezium.naming import Naming
-from connectors.kafka import Kafka
 from connectors.postgres.capture_state import INCOMPLETE, SILENT_SECONDS, CaptureState, connect_sink
 from connectors.postgres.read import read_report
 from connectors.postgres.source import connect_source, first
-from connectors.registry import BlockingRegistry
 from schemas.errors import UpwellError
+from streams import neighbours
 from streams.freshness.report import Report, build_report
 from streams.gaps import find_gap
 from streams.loads import records_ahead
@@ -83,8 +82,8 @@ def look(settings: Settings) -> Facts:
     slot = ask("source", lambda: _slot(settings, naming))
     connector = None
     if naming is not None:
-        connector = ask("connect", lambda: Connect(settings.connect.url).status(naming.connector))
-    ask("registry", BlockingRegistry(settings.registry.url).answers)
+        connector = ask("connect", lambda: neighbours.connect(settings).status(naming.connector))
+    ask("registry", neighbours.blocking_registry(settings).answers)
     ahead = ask("kafka", lambda: _ahead(settings, naming)) if naming is not None else None
     gap = ask("connect", lambda: _gap(settings, naming, report)) if naming is not None else None
     return Facts(report, lineage, connector, slot, ahead, gap or "", errors)
@@ -115,13 +114,13 @@ def _gap(settings: Settings, naming: Naming, report: Report | None) -> str:
     loads = [] if report is None else [found.load for found in report.collections.values()]
     begun = any(load.state != INCOMPLETE for load in loads)
     with connect_source(settings.source.dsn) as connection:
-        return find_gap(connection, Connect(settings.connect.url), naming, begun=begun)
+        return find_gap(connection, neighbours.connect(settings), naming, begun=begun)
 
 
 def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
     if naming is None:
         return {}
-    kafka = Kafka(settings.kafka.bootstrap_servers, timeout=5.0)
+    kafka = neighbours.kafka(settings, timeout=5.0)
     with CaptureState.open(settings.sink.dsn) as state:
         return {
             name: records_ahead(state, kafka, naming.topic(spec.table))

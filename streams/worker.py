@@ -82,6 +82,7 @@ class Worker:
                 self._parts.slot,
                 settings.home,
                 settings.worker.session_timeout_seconds,
+                security=settings.kafka.security(),
             ),
             self._parts.make_intakes(needs),
             batch_size=settings.worker.batch_size,

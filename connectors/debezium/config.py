@@ -64,7 +64,8 @@ class ConnectorConfig:
     values).
 
     `tables` are the collections' tables, `excluded` columns as `schema.table.column`. `secrets_file` is a
-    properties file on Connect's machine with `user` and `password`.
+    properties file on Connect's machine with `user` and `password`; `registry_user` says that it also has
+    `registry_user` and `registry_password`. `ssl` is by Debezium's names; its files are on Connect's machine.
     """
 
     naming: Naming
@@ -75,8 +76,11 @@ class ConnectorConfig:
     placeholder: str
     secrets_file: str
     registry_url: str
+    registry_user: bool = False
+    registry_ca_file: str = ""
     excluded: tuple[str, ...] = ()
     ssl: dict[str, str] = field(default_factory=dict)
+    ssl_password: bool = False
     converter: Literal["apicurio", "confluent"] = "apicurio"
     heartbeat_interval_ms: int = 2000
     poll_interval_ms: int = 20
@@ -89,20 +93,32 @@ class ConnectorConfig:
             **FIXED,
             **self._source(),
             **self._stream(),
-            **converters(self.converter, self.registry_url),
+            **converters(
+                self.converter,
+                self.registry_url,
+                user=self._reference("registry_user") if self.registry_user else "",
+                password=self._reference("registry_password") if self.registry_user else "",
+                ca_file=self.registry_ca_file,
+            ),
         }
         return dict(sorted(config.items()))
 
-    def _source(self) -> dict[str, str]:
+    def _reference(self, key: str) -> str:
+        """What Connect's file provider resolves. Raises SettingsError."""
         if ":" in self.secrets_file or "}" in self.secrets_file:
             raise SettingsError(f"secrets file {self.secrets_file!r}: ':' and '}}' end a reference to it")
+        return f"${{file:{self.secrets_file}:{key}}}"
+
+    def _source(self) -> dict[str, str]:
+        encrypted_key = {"database.sslpassword": self._reference("sslpassword")} if self.ssl_password else {}
         return {
             "database.hostname": self.host,
             "database.port": str(self.port),
             "database.dbname": self.database,
-            "database.user": f"${{file:{self.secrets_file}:user}}",
-            "database.password": f"${{file:{self.secrets_file}:password}}",
+            "database.user": self._reference("user"),
+            "database.password": self._reference("password"),
             **self.ssl,
+            **encrypted_key,
         }
 
     def _stream(self) -> dict[str, str]:
@@ -132,18 +148,46 @@ def _pattern(qualified: str) -> str:
     return qualified.replace(".", "\\.")
 
 
-def converters(kind: str, registry_url: str) -> dict[str, str]:
-    """Key and value converter: Avro in the Confluent wire format, magic 0 and 4-byte id (DESIGN 9)."""
-    if kind == "confluent":
-        one = {"": "io.confluent.connect.avro.AvroConverter", ".schema.registry.url": registry_url}
-    else:
-        one = {
-            "": "io.apicurio.registry.utils.converter.AvroConverter",
-            ".apicurio.registry.url": registry_url,
-            ".apicurio.registry.auto-register": "true",
-            ".apicurio.registry.as-confluent": "true",
-            ".apicurio.registry.use-id": "contentId",
-            ".apicurio.registry.headers.enabled": "false",
-            ".apicurio.registry.id-handler": "io.apicurio.registry.serde.Legacy4ByteIdHandler",
-        }
+def converters(
+    kind: str, registry_url: str, *, user: str = "", password: str = "", ca_file: str = ""
+) -> dict[str, str]:
+    """Key and value converter: Avro in the Confluent wire format, magic 0 and 4-byte id (DESIGN 9).
+
+    `user` and `password` are references, never the values; `ca_file` is PEM.
+    """
+    access = _confluent if kind == "confluent" else _apicurio
+    one = access(registry_url, user, password, ca_file)
     return {f"{side}.converter{key}": value for side in ("key", "value") for key, value in one.items()}
+
+
+def _confluent(registry_url: str, user: str, password: str, ca_file: str) -> dict[str, str]:
+    one = {"": "io.confluent.connect.avro.AvroConverter", ".schema.registry.url": registry_url}
+    if user:
+        one |= {
+            ".basic.auth.credentials.source": "USER_INFO",
+            ".basic.auth.user.info": f"{user}:{password}",
+        }
+    if ca_file:
+        one |= {
+            ".schema.registry.ssl.truststore.type": "PEM",
+            ".schema.registry.ssl.truststore.location": ca_file,
+        }
+    return one
+
+
+def _apicurio(registry_url: str, user: str, password: str, ca_file: str) -> dict[str, str]:
+    one = {
+        "": "io.apicurio.registry.utils.converter.AvroConverter",
+        ".apicurio.registry.url": registry_url,
+        ".apicurio.registry.auto-register": "true",
+        ".apicurio.registry.as-confluent": "true",
+        ".apicurio.registry.use-id": "contentId",
+        ".apicurio.registry.headers.enabled": "false",
+        ".apicurio.registry.id-handler": "io.apicurio.registry.serde.Legacy4ByteIdHandler",
+    }
+    if user:
+        one |= {".apicurio.auth.username": user, ".apicurio.auth.password": password}
+    if ca_file:
+        # The documented apicurio.registry.request.ssl.truststore.* takes no PEM (infra/decisions/0007).
+        one[".apicurio.rest.request.ssl.ca-bundle.location"] = ca_file
+    return one

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import requests
 
+from connectors.access import PLAIN_HTTP, HttpAccess, untrusted
 from connectors.debezium.config import CONNECTOR_CLASS
 from schemas.errors import ConnectUnavailable, SettingsError
 
@@ -50,8 +51,10 @@ class ConnectorStatus:
 class Connect:
     """One Connect cluster. Blocking; for the command line and the monitor, never for an event loop."""
 
-    def __init__(self, url: str, *, timeout: tuple[float, float] = TIMEOUT_SECONDS) -> None:
-        self._url = url.rstrip("/")
+    def __init__(
+        self, url: str, access: HttpAccess = PLAIN_HTTP, *, timeout: tuple[float, float] = TIMEOUT_SECONDS
+    ) -> None:
+        self._url, self._access = url.rstrip("/"), access
         self._timeout = timeout
         self._session = requests.Session()
 
@@ -132,6 +135,11 @@ class Connect:
             return None
         if response.status_code == requests.codes.conflict or response.status_code >= 500:
             raise ConnectUnavailable(f"Connect at {self._url}: {_message(response)}")
+        if response.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+            raise SettingsError(
+                f"Connect at {self._url} refuses our user ({response.status_code}): "
+                "mend connect.username and its password"
+            )
         if not response.ok:
             what = f"{method} {path.split('?', maxsplit=1)[0]}"
             raise SettingsError(f"Connect at {self._url} refuses {what}: {_message(response)}")
@@ -139,8 +147,18 @@ class Connect:
 
     def _request(self, method: str, path: str, json: object) -> requests.Response:
         try:
-            return self._session.request(method, self._url + path, json=json, timeout=self._timeout)
+            return self._session.request(
+                method,
+                self._url + path,
+                json=json,
+                timeout=self._timeout,
+                **self._access.for_requests,
+            )
         except requests.RequestException as error:
+            if untrusted(error):
+                raise SettingsError(
+                    f"Connect at {self._url}: its certificate is not one of connect.ca_file's"
+                ) from error
             reason = type(error).__name__
             raise ConnectUnavailable(
                 f"Connect does not answer at {redacted(self._url)} ({reason})"

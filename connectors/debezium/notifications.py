@@ -16,7 +16,8 @@ import fastavro
 from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
-from connectors.kafka import client_config
+from connectors.access import PLAIN_HTTP, PLAIN_KAFKA, HttpAccess, KafkaSecurity
+from connectors.kafka import Refusals, client_config
 from connectors.registry import BlockingRegistry
 from schemas.errors import KafkaUnavailable
 
@@ -78,15 +79,28 @@ def _number(text: str | None) -> int | None:
 class Notifications:
     """A reader of one notifications topic."""
 
-    def __init__(self, bootstrap_servers: str, registry_url: str, topic: str, offset: int) -> None:
-        self._registry = BlockingRegistry(registry_url)
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        registry_url: str,
+        topic: str,
+        offset: int,
+        *,
+        security: KafkaSecurity = PLAIN_KAFKA,
+        access: HttpAccess = PLAIN_HTTP,
+    ) -> None:
+        self._registry = BlockingRegistry(registry_url, access)
         self._schemas: dict[int, Any] = {}
-        self._consumer = Consumer(client_config(bootstrap_servers, **_FETCH))
+        self._refusals = Refusals(bootstrap_servers)
+        self._consumer = Consumer(
+            client_config(bootstrap_servers, security, **_FETCH, error_cb=self._refusals)
+        )
         self._consumer.assign([ClientPartition(topic, 0, offset)])
 
     def poll(self, seconds: float) -> Iterator[Notification]:
-        """What arrives within `seconds`, at once when something does."""
+        """What arrives within `seconds`, at once when something does. Raises SettingsError if Kafka lets nobody in."""
         message = self._consumer.poll(seconds)
+        self._refusals.check()
         while message is not None:
             found = self._read(message)
             if found is not None:

@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from connectors.debezium.naming import check_tables
 from connectors.postgres.sql import Queries
+from connectors.postgres.translate import refused
 from schemas.errors import SettingsError, SourceUnavailable
 
 LEAST_VERSION: Final = 140_000
@@ -77,6 +78,8 @@ def source_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
+        if refused(error):
+            raise SettingsError(f"source database: {_first_line(error)}") from error
         raise SourceUnavailable(f"source database: {_first_line(error)}") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(

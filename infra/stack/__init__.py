@@ -8,5 +8,6 @@ from __future__ import annotations
 from infra.stack.environment import StackEnvironment
 from infra.stack.errors import StackError
 from infra.stack.lifecycle import ComponentStatus, down, status, up
+from infra.stack.security import Security
 
-__all__ = ["ComponentStatus", "StackEnvironment", "StackError", "down", "status", "up"]
+__all__ = ["ComponentStatus", "Security", "StackEnvironment", "StackError", "down", "status", "up"]

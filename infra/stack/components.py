@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from infra.stack import postgres
-from infra.stack.environment import HOST, SINK_DATABASE, SOURCE_DATABASE
+from infra.stack.environment import HOST, SINK_DATABASE, SOURCE_DATABASE, replace_file
 from infra.stack.errors import StartFailed, Unsupported
 from infra.stack.jars import plugin_jars, unpack_registry
 from infra.stack.processes import run, tail
+from infra.stack.security import Security
 
 JVM: Final = ("-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 LOG4J: Final = """rootLogger.level=WARN
@@ -83,31 +84,39 @@ def _check_runs(name: str, command: Sequence[str], hint: str) -> None:
 
 
 def components(
-    home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[Path]]
+    home: Path,
+    ports: Mapping[str, int],
+    jars: Mapping[str, Sequence[Path]],
+    security: Security | None = None,
 ) -> Iterator[Component]:
     """All of them, in the order in which they are stopped last to first. Each is prepared, which takes seconds the
-    first time, when it is asked for."""
+    first time, when it is asked for. `security` is that of Kafka and Postgres."""
     (home / "log4j2.properties").write_text(LOG4J)
-    yield _server("source", home, ports, [*postgres.COMMON, *postgres.LOGICAL], SOURCE_DATABASE)
-    yield _server("sink", home, ports, postgres.COMMON, SINK_DATABASE)
-    yield _kafka(home, ports, jars["kafka"])
+    logical = [*postgres.COMMON, *postgres.LOGICAL]
+    yield _server("source", home / "source", ports["source"], logical, SOURCE_DATABASE, security)
+    yield _server("sink", home / "sink", ports["sink"], postgres.COMMON, SINK_DATABASE, security)
+    yield _kafka(home, ports, jars["kafka"], security)
     yield _registry(home, ports, jars["registry"][0])
-    yield _connect(home, ports, jars)
+    yield _connect(home, ports, jars, security)
 
 
-def _server(
-    name: str, home: Path, ports: Mapping[str, int], settings: Sequence[str], database: str
+def _server(  # noqa: PLR0917
+    name: str,
+    directory: Path,
+    port: int,
+    settings: Sequence[str],
+    database: str,
+    security: Security | None,
 ) -> Component:
-    directory, port = home / name, ports[name]
-    postgres.initialise(directory)
+    postgres.initialise(directory, security=security)
     return Component(
         name,
         (name,),
-        postgres.server_command(directory, port, settings),
-        lambda: postgres.is_ready(port),
+        postgres.server_command(directory, port, settings, security=security),
+        lambda: postgres.is_ready(port, security),
         stop_signal=signal.SIGINT,
-        on_ready=lambda: postgres.ensure_database(port, database),
-        sweep=lambda: postgres.sweep(directory),
+        on_ready=lambda: postgres.ensure_database(port, database, security),
+        sweep=lambda: postgres.sweep(directory, security=security),
     )
 
 
@@ -125,24 +134,33 @@ def _classpath(jars: Sequence[Path]) -> str:
     return os.pathsep.join(str(jar) for jar in jars)
 
 
-def _kafka(home: Path, ports: Mapping[str, int], jars: Sequence[Path]) -> Component:
+def _kafka(
+    home: Path, ports: Mapping[str, int], jars: Sequence[Path], security: Security | None
+) -> Component:
     settings, data = home / "kafka.properties", home / "kafka"
     if not (data / "meta.properties").exists():
-        _format(home, data, ports, jars)
-    settings.write_text(_kafka_settings(ports, data))
+        _format(home, data, ports, jars, security)
+    replace_file(settings, _kafka_settings(home, ports, data, security))
     command = [*_jvm(home, 384, "-cp", _classpath(jars)), "kafka.Kafka", str(settings)]
-    return Component("kafka", ("kafka", "controller"), command, lambda: _broker_answers(ports["kafka"]))
+    return Component(
+        "kafka", ("kafka", "controller"), command, lambda: _broker_answers(ports["kafka"], security)
+    )
 
 
-def _kafka_settings(ports: Mapping[str, int], data: Path) -> str:
+def _kafka_settings(home: Path, ports: Mapping[str, int], data: Path, security: Security | None) -> str:
     listener, controller = f"{HOST}:{ports['kafka']}", f"{HOST}:{ports['controller']}"
+    listeners = (
+        f"""listeners=PLAINTEXT://{listener},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{listener}
+inter.broker.listener.name=PLAINTEXT
+"""
+        if security is None
+        else security.broker_settings(home, listener, controller)
+    )
     return f"""process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers={controller}
-listeners=PLAINTEXT://{listener},CONTROLLER://{controller}
-advertised.listeners=PLAINTEXT://{listener}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
+{listeners}controller.listener.names=CONTROLLER
 log.dirs={data}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -157,11 +175,13 @@ replica.fetch.max.bytes=16777216
 """
 
 
-def _format(home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Path]) -> None:
+def _format(
+    home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Path], security: Security | None
+) -> None:
     """Beside its place and moved there when it is whole, as initdb's directory is."""
     new, settings = data.with_name(f"{data.name}.new"), home / "kafka-format.properties"
     shutil.rmtree(new, ignore_errors=True)
-    settings.write_text(_kafka_settings(ports, new))
+    replace_file(settings, _kafka_settings(home, ports, new, security))
     # One in 64 begins with a dash: as an argument of its own it would be taken for an option.
     identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = [
@@ -172,6 +192,9 @@ def _format(home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Pat
         "-c",
         str(settings),
     ]
+    if security is not None:
+        name, password = security.kafka_user, security.kafka_password
+        tool.append(f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]")
     command = [*_jvm(home, 128, "-cp", _classpath(jars)), *tool]
     done = run(command)
     if done.returncode != 0:
@@ -181,7 +204,7 @@ def _format(home: Path, data: Path, ports: Mapping[str, int], jars: Sequence[Pat
     new.rename(data)
 
 
-def _broker_answers(port: int) -> bool:
+def _broker_answers(port: int, security: Security | None) -> bool:
     """A metadata request, not only an open port."""
     try:
         socket.create_connection((HOST, port), 0.5).close()
@@ -190,9 +213,9 @@ def _broker_answers(port: int) -> bool:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    client = AdminClient(
-        {"bootstrap.servers": f"{HOST}:{port}", "log_level": 0, "error_cb": lambda error: None}
-    )
+    quiet = {"log_level": 0, "error_cb": lambda error: None}
+    secured = {} if security is None else security.client_config()
+    client = AdminClient({"bootstrap.servers": f"{HOST}:{port}", **quiet, **secured})
     try:
         return bool(client.list_topics(timeout=3).brokers)
     except KafkaException:
@@ -217,7 +240,9 @@ def _registry(home: Path, ports: Mapping[str, int], archive: Path) -> Component:
     )
 
 
-def _connect(home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[Path]]) -> Component:
+def _connect(
+    home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[Path]], security: Security | None
+) -> Component:
     plugins = home / "plugins"
     shutil.rmtree(plugins, ignore_errors=True)
     for tree in ("debezium", "converter"):
@@ -230,7 +255,10 @@ def _connect(home: Path, ports: Mapping[str, int], jars: Mapping[str, Sequence[P
         f"{kind}.storage.topic=connect-{kind}{'s' if kind != 'status' else ''}\n{kind}.storage.replication.factor=1\n"
         for kind in ("offset", "config", "status")
     )
-    settings.write_text(
+    # `secrets` is ours, `connect` is where `upwell connector apply` writes.
+    (home / "connect").mkdir(mode=0o700, exist_ok=True)
+    replace_file(
+        settings,
         f"""bootstrap.servers={HOST}:{ports["kafka"]}
 group.id=upwell-connect
 key.converter=org.apache.kafka.connect.json.JsonConverter
@@ -244,10 +272,10 @@ listeners=HTTP://{HOST}:{ports["connect"]}
 plugin.path={plugins}
 config.providers=file,env
 config.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider
-config.providers.file.param.allowed.paths={home / "secrets"}
+config.providers.file.param.allowed.paths={home / "secrets"},{home / "connect"}
 config.providers.env.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider
 config.providers.env.param.allowlist.pattern=UPWELL_CONNECT_SECRET_.*
-"""
+{"" if security is None else security.connect_settings()}""",
     )
     main = ["org.apache.kafka.connect.cli.ConnectDistributed", str(settings)]
     return Component(

@@ -110,8 +110,10 @@ def write_secrets(home: Path) -> Path:
     return path
 
 
-def write_environment(home: Path, ports: Mapping[str, int]) -> StackEnvironment:
-    """Write `home/stack.env`, mode 0600."""
+def write_environment(
+    home: Path, ports: Mapping[str, int], more: Mapping[str, str] | None = None
+) -> StackEnvironment:
+    """Write `home/stack.env`, mode 0600. `more` is added, and wins."""
     registry = f"http://{HOST}:{ports['registry']}/apis"
     variables = {
         "UPWELL_SOURCE_DSN": f"postgresql://postgres@{HOST}:{ports['source']}/{SOURCE_DATABASE}",
@@ -121,6 +123,7 @@ def write_environment(home: Path, ports: Mapping[str, int]) -> StackEnvironment:
         "UPWELL_CONNECT_SECRETS_FILE": str(home / "secrets" / "source.properties"),
         "UPWELL_REGISTRY_URL": f"{registry}/ccompat/v7",
         "UPWELL_REGISTRY_CONVERTER_URL": f"{registry}/registry/v2",
+        **(more or {}),
     }
     replace_file(home / "stack.env", "".join(f"{name}={value}\n" for name, value in variables.items()))
     return StackEnvironment(variables)

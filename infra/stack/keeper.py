@@ -30,6 +30,7 @@ from infra.stack.environment import (
 from infra.stack.errors import StackError, StartFailed
 from infra.stack.jars import fetch
 from infra.stack.processes import born, end, spawn, stop
+from infra.stack.security import Security
 
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
@@ -89,11 +90,12 @@ class Keeper:
         self._check_caller()
         self.ports = choose_ports(self.home, self.wanted)
         write_secrets(self.home)
-        for part in components(self.home, self.ports, jars):
+        security = Security.load(self.home)
+        for part in components(self.home, self.ports, jars, security):
             self.parts.append(part)
             self._check_caller()
         self.start_missing()
-        write_environment(self.home, self.ports)
+        write_environment(self.home, self.ports, {} if security is None else security.variables(self.ports))
         self.attached = False
         self._write_state()
         self.tell(ready=True)

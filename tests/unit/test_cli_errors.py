@@ -17,9 +17,8 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner, Result
 
-from connectors.kafka import Kafka
 from connectors.postgres.capture_state import Deployment
-from connectors.registry import BlockingRegistry, Registry
+from streams import neighbours
 from streams.cli.root import cli
 from streams.settings import Settings
 
@@ -238,8 +237,9 @@ def test_no_source(upwell: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["connector status", "connector status --json", "connector restart"])
 def test_no_connect(upwell: Run, command: str) -> None:
-    url = f"http://somebody:{SECRET}@127.0.0.1:{closed_port()}"
-    assert the_line(upwell(command, UPWELL_CONNECT_URL=url), 3).startswith(
+    url = f"http://127.0.0.1:{closed_port()}"
+    access = {"UPWELL_CONNECT_USERNAME": "somebody", "UPWELL_CONNECT_PASSWORD": SECRET}
+    assert the_line(upwell(command, UPWELL_CONNECT_URL=url, **access), 3).startswith(
         "Connect does not answer at http://"
     )
 
@@ -264,19 +264,19 @@ class RecordedState:
 
 def test_no_kafka(upwell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.app.CaptureState", RecordedState)
-    monkeypatch.setattr("streams.app.Kafka", functools.partial(Kafka, timeout=0.5))
+    monkeypatch.setattr("streams.neighbours.kafka", functools.partial(neighbours.kafka, timeout=0.5))
     address = f"127.0.0.1:{closed_port()}"
     done = upwell("worker", UPWELL_SINK_DSN=dsn(), UPWELL_KAFKA_BOOTSTRAP_SERVERS=address)
     assert the_line(done, 3).startswith(f"Kafka at {address}: ")
 
 
 def ask_blocking(settings: Settings, *_: object, **__: object) -> None:
-    BlockingRegistry(settings.registry.url).schema(1)
+    neighbours.blocking_registry(settings).schema(1)
 
 
 def ask_in_a_loop(settings: Settings, *_: object, **__: object) -> None:
     async def ask() -> None:
-        registry = Registry(settings.registry.url)
+        registry = neighbours.registry(settings)
         try:
             await registry.schema(1)
         finally:
@@ -289,9 +289,17 @@ def ask_in_a_loop(settings: Settings, *_: object, **__: object) -> None:
 def test_no_registry(upwell: Run, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., None]) -> None:
     """The first load's notifications ask it for a schema."""
     monkeypatch.setattr("streams.capture.apply", ask)
-    url = f"http://somebody:{SECRET}@127.0.0.1:{closed_port()}/apis/ccompat/v7"
-    done = upwell("connector apply", UPWELL_REGISTRY_URL=url)
-    assert the_line(done, 3).startswith("registry at http://somebody:***@127.0.0.1:")
+    url = f"http://127.0.0.1:{closed_port()}/apis/ccompat/v7"
+    access = {"UPWELL_REGISTRY_USERNAME": "somebody", "UPWELL_REGISTRY_PASSWORD": SECRET}
+    done = upwell("connector apply", UPWELL_REGISTRY_URL=url, **access)
+    assert the_line(done, 3).startswith("registry at http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("variable", ["CONNECT_URL", "REGISTRY_URL", "REGISTRY_CONVERTER_URL"])
+def test_a_user_in_a_url_is_refused_and_not_shown(upwell: Run, variable: str) -> None:
+    url = f"http://somebody:{SECRET}@127.0.0.1:{closed_port()}"
+    line = the_line(upwell("connector status", **{f"UPWELL_{variable}": url}), 2)
+    assert "set username and password_file" in line
 
 
 # `up` and `demo`

@@ -141,8 +141,7 @@ class Line:
             state=cast(CaptureState, self.state),
             kafka=cast(Kafka, FakeKafka()),
             connect=cast(Connect, self.connect),
-            bootstrap_servers="",
-            registry_url="",
+            read_notifications=cast(Any, None),
             chunk_rows=512,
             progress=self.said.append,
         )

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.errors import SettingsError
 from streams.settings import Settings, load, read_environment_file, variables
+from tests.fixtures.certificates import Authority
 
 COLLECTION = """
 [collections.content]
@@ -57,6 +58,50 @@ def test_each_source_overrides_the_one_before(folder: Path) -> None:
     assert loaded(folder, text, environment=environment, flags=flags).kafka.partitions == 6
 
 
+def _files(folder: Path) -> dict[str, str]:
+    """By setting, without UPWELL_, a file that it accepts."""
+    authority = Authority(folder)
+    cert_file, key_file = authority.issue("client")
+    secret = folder / "secret"
+    secret.write_text("s3cret")
+    passwords = ("SOURCE", "SINK", "KAFKA_SASL", "CONNECT", "REGISTRY")
+    return {
+        **{f"{name}_PASSWORD_FILE": str(secret) for name in passwords},
+        **{f"{name}_CA_FILE": str(authority.ca_file) for name in ("KAFKA_SSL", "CONNECT", "REGISTRY")},
+        "KAFKA_SSL_CERT_FILE": str(cert_file),
+        "KAFKA_SSL_KEY_FILE": str(key_file),
+    }
+
+
+def _beside(files: dict[str, str]) -> dict[str, dict[str, str]]:
+    """By variable, what has to be set beside it."""
+    named = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_USERNAME": "somebody"}
+    sasl = {**named, "KAFKA_SASL_PASSWORD": "s3cret"}
+    encrypted = {
+        "REGISTRY_URL": "https://x",
+        "REGISTRY_CONVERTER_URL": "https://x",
+        "CONNECT_URL": "https://x",
+    }
+    beside = {
+        "SOURCE_PASSWORD_FILE": {"SOURCE_DSN": "host=x"},
+        "SINK_PASSWORD_FILE": {"SINK_DSN": "host=x"},
+        "KAFKA_SECURITY_PROTOCOL": sasl,
+        "KAFKA_SASL_USERNAME": sasl,
+        "KAFKA_SASL_PASSWORD": named,
+        "KAFKA_SASL_PASSWORD_FILE": named,
+        "KAFKA_SSL_CA_FILE": sasl,
+        "KAFKA_SSL_CERT_FILE": {**sasl, "KAFKA_SSL_KEY_FILE": files["KAFKA_SSL_KEY_FILE"]},
+        "KAFKA_SSL_KEY_FILE": {**sasl, "KAFKA_SSL_CERT_FILE": files["KAFKA_SSL_CERT_FILE"]},
+    }
+    for section in ("CONNECT", "REGISTRY"):
+        beside[f"{section}_USERNAME"] = {f"{section}_PASSWORD": "s3cret"}
+        beside[f"{section}_PASSWORD"] = {f"{section}_USERNAME": "somebody"}
+        beside[f"{section}_PASSWORD_FILE"] = {f"{section}_USERNAME": "somebody"}
+        beside[f"{section}_CA_FILE"] = encrypted
+    prefixed = {name: {f"UPWELL_{key}": text for key, text in near.items()} for name, near in beside.items()}
+    return {f"UPWELL_{name}": near for name, near in prefixed.items()}
+
+
 def test_every_variable_sets_what_it_names(folder: Path) -> None:
     special = {
         "UPWELL_NAME": "other",
@@ -64,10 +109,14 @@ def test_every_variable_sets_what_it_names(folder: Path) -> None:
         "UPWELL_CONNECT_CONVERTER": "confluent",
         "UPWELL_CONNECT_HEARTBEAT_INTERVAL_MS": "100",
         "UPWELL_WORKER_BACKFILL_SHARE": "1",
+        "UPWELL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "UPWELL_KAFKA_SASL_MECHANISM": "PLAIN",
     }
+    files = _files(folder)
+    beside = _beside(files)
     for name, place in variables().items():
-        text = special.get(name, "7")
-        found: object = loaded(folder, environment={name: text})
+        text = special.get(name) or files.get(name.removeprefix("UPWELL_"), "7")
+        found: object = loaded(folder, environment={**beside.get(name, {}), name: text})
         default: object = Settings()
         for part in place:
             found, default = getattr(found, part), getattr(default, part)

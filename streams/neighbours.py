@@ -1,0 +1,41 @@
+"""One place that knows how each neighbour is reached: with these nobody forgets its user, password or CA."""
+
+from __future__ import annotations
+
+from connectors.debezium.connect import Connect
+from connectors.debezium.notifications import Notifications
+from connectors.kafka import TIMEOUT_SECONDS, Kafka
+from connectors.registry import BlockingRegistry, Registry
+from streams.settings import Settings
+
+
+def kafka(settings: Settings, *, timeout: float = TIMEOUT_SECONDS) -> Kafka:
+    """The brokers, for an administrator. `timeout` of one call, in seconds."""
+    return Kafka(settings.kafka.bootstrap_servers, settings.kafka.security(), timeout=timeout)
+
+
+def connect(settings: Settings) -> Connect:
+    """Connect's REST interface."""
+    return Connect(settings.connect.url, settings.connect.access())
+
+
+def registry(settings: Settings) -> Registry:
+    """The registry, for an event loop."""
+    return Registry(settings.registry.url, settings.registry.access())
+
+
+def blocking_registry(settings: Settings) -> BlockingRegistry:
+    """The registry, for the command line."""
+    return BlockingRegistry(settings.registry.url, settings.registry.access())
+
+
+def notifications(settings: Settings, topic: str, offset: int) -> Notifications:
+    """A reader of the notifications topic, from `offset`."""
+    return Notifications(
+        settings.kafka.bootstrap_servers,
+        settings.registry.url,
+        topic,
+        offset,
+        security=settings.kafka.security(),
+        access=settings.registry.access(),
+    )
