@@ -68,8 +68,8 @@ def canonical_key(values: Sequence[object]) -> str:
 def key_values(columns: Sequence[str], words: Sequence[str]) -> list[object]:
     """The key's values in the order of `columns`, as a person writes them on the command line.
 
-    A value for each column in order, all by name (`a=1,b=x`), or one JSON array; only the array's values have types, the
-    others are text. Raises SettingsError, which says how to write it, if it is none of these.
+    A value for each column in order, all by name (`a=1,b=x`), or one JSON array; only the array's values have types,
+    the others are text. Raises SettingsError, which says how to write it, if it is none of these.
     """
     if len(words) == 1 and words[0].startswith("["):
         found = _json_array(words[0])

@@ -129,6 +129,12 @@ async def test_keys_are_written_as_they_are_stored(postgres: PostgresSink) -> No
         assert explain(connection, "content", ['[7, "as it is", true]']).key == '[7,"as it is",true]'
         assert explain(connection, "content", ["code=a=1, b,active=f,id=7"]).key == '[7,"a=1, b",false]'
         assert explain(connection, "content", ["code=x", "id=7", "active=t"]).key == '[7,"x",true]'
-        for words in (["7"], ["id=7,code=x"], ["id=7,code=x,id=8,active=t"], ["x,id=7,code=x,active=t"], ["[7]"]):
+        for words in (
+            ["7"],
+            ["id=7,code=x"],
+            ["id=7,code=x,id=8,active=t"],
+            ["x,id=7,code=x,active=t"],
+            ["[7]"],
+        ):
             with pytest.raises(SettingsError, match="columns id, code, active"):
                 explain(connection, "content", words)

@@ -34,5 +34,7 @@ def test_a_key_has_three_spellings(columns: tuple[str, ...], words: list[str], v
     "words", [[], ["acme"], ["tenant=acme"], ["tenant=a,slug=b,slug=c"], ["a", "b", "c"], ["[1]"], ["[1, 2"]]
 )
 def test_what_is_none_of_them_says_how_to_write_it(words: list[str]) -> None:
-    with pytest.raises(SettingsError, match=r"^a key has the columns tenant, slug: .* tenant=\.\.\.,slug=\.\.\., or"):
+    with pytest.raises(
+        SettingsError, match=r"^a key has the columns tenant, slug: .* tenant=\.\.\.,slug=\.\.\., or"
+    ):
         key_values(TWO, words)
