@@ -288,6 +288,7 @@ def lineage_of(state: CaptureState, settings: Settings) -> Naming:
 def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
     """All steps of this module's docstring up to 4; with `load`, until every table's scan has succeeded."""
     with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
+        state.check_schema()
         check_collections(source, settings.collections)
         capture = Capture(
             settings,

@@ -98,13 +98,14 @@ class WorkerProcess:
 
 @dataclass
 class Deployment:
-    """Own databases and names on a shared stack."""
+    """Own databases and names on a shared stack. `tree`: the version of upwell that its commands are of."""
 
     name: str
     directory: Path
     stack: Stack
     environment: dict[str, str]
     workers: list[WorkerProcess] = field(default_factory=list)
+    tree: Path = ROOT
 
     @classmethod
     @contextlib.contextmanager
@@ -150,7 +151,7 @@ class Deployment:
         done = subprocess.run(
             [sys.executable, "-m", "streams.cli", *arguments],
             cwd=self.directory,
-            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            env={**self.environment, "PYTHONPATH": str(self.tree)},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -181,7 +182,7 @@ class Deployment:
             cwd=self.directory,
             env={
                 **self.environment,
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": str(self.tree),
                 "UPWELL_WORKER_SLOT": f"{self.name}-{slot}",
                 "UPWELL_WORKER_SESSION_TIMEOUT_SECONDS": "6",
                 **variables,

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
+from connectors.postgres.migrate import check_schema
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import MigrationNeeded, SettingsError
@@ -66,6 +67,10 @@ class CaptureState:
             if not self._present():
                 raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
             yield self
+
+    def check_schema(self) -> None:
+        """Raise MigrationNeeded unless the schema is just the one that this code was written for."""
+        check_schema(self._connection)
 
     def _present(self) -> bool:
         return bool(self._rows("schema_present")[0]["present"])
