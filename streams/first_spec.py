@@ -39,7 +39,7 @@ def first_spec(name: str, tables: Sequence[TableInfo], refused: Iterable[str] = 
         "# Names slot, topics, connector and consumer group; it cannot change later.\n"
         f"name = {_quoted(name)}",
         "[model]\n"
-        '# Or "path:/models/mine", or "hub:sentence-transformers/all-MiniLM-L6-v2"; another one makes all vectors anew.\n'
+        '# Or "path:/models/mine", or "hub:sentence-transformers/all-MiniLM-L6-v2"; another makes all vectors anew.\n'
         f"name = {_quoted(ModelSpec().name)}",
     ]
     taken: set[str] = set()
