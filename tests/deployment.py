@@ -98,7 +98,9 @@ class WorkerProcess:
 
 @dataclass
 class Deployment:
-    """Own databases and names on a shared stack. `tree`: the version of upwell that its commands are of."""
+    """Own databases and names on a shared stack. `tree`: the version of upwell that its commands are of; `cli`: their
+    module, `tests.fake_cli` to do without the real model.
+    """
 
     name: str
     directory: Path
@@ -106,6 +108,7 @@ class Deployment:
     environment: dict[str, str]
     workers: list[WorkerProcess] = field(default_factory=list)
     tree: Path = ROOT
+    cli: str = "streams.cli"
 
     @classmethod
     @contextlib.contextmanager
@@ -149,7 +152,7 @@ class Deployment:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command and return it; with `check`, a non-zero exit fails the test with its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "streams.cli", *arguments],
+            [sys.executable, "-m", self.cli, *arguments],
             cwd=self.directory,
             env={**self.environment, "PYTHONPATH": str(self.tree)},
             capture_output=True,

@@ -29,6 +29,7 @@ def sixteen(stack: Stack, tmp_path: Path) -> Iterator[Deployment]:
     ):
         servers = {"UPWELL_SOURCE_DSN": source.dsn(), "UPWELL_SINK_DSN": sink.dsn()}
         with Deployment.create(Stack(stack.home, {**stack.variables, **servers}), tmp_path) as fresh:
+            fresh.cli = "tests.fake_cli"
             yield fresh
 
 

@@ -30,7 +30,7 @@ def test_workers_are_replaced_one_by_one_under_load(deployment: Deployment, tmp_
         print("no earlier commit is here: from this version to a later one only")
     else:
         steps.insert(0, before)
-    versions = [replace(deployment, tree=tree) for tree in steps]
+    versions = [replace(deployment, tree=tree, cli=command(tree)) for tree in steps]
     with deployment.source() as source:
         source.execute(TABLES)
         source.execute(ROWS, (1, 50))
@@ -50,6 +50,11 @@ def test_workers_are_replaced_one_by_one_under_load(deployment: Deployment, tmp_
             assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
     for worker in workers.values():
         assert worker.stop() == 0, worker.tail()
+
+
+def command(tree: Path) -> str:
+    """The module of the command line; early versions have none with a fake model."""
+    return "tests.fake_cli" if (tree / "tests" / "fake_cli.py").exists() else "streams.cli"
 
 
 def upgrade(old: Deployment, new: Deployment, workers: Workers, writer: Writer) -> None:
