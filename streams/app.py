@@ -150,6 +150,7 @@ def lineage_topics(settings: Settings) -> dict[str, tuple[str, int]]:
     Raises MigrationNeeded if there is none yet, LineageMismatch if a topic is not the one that was created.
     """
     with CaptureState.open(settings.sink.dsn) as state:
+        state.check_schema()
         lineage = state.lineage()
         recorded = state.topics(lineage[0]) if lineage else {}
     if lineage is None:

@@ -40,14 +40,18 @@ def earlier(directory: Path) -> Path | None:
 
 
 def later(directory: Path) -> Path:
-    """This version with one more migration."""
+    """This version with one more migration, and a query that needs it."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     newest = max(int(name[:4]) for name in migrations(ROOT))
     added = directory / MIGRATIONS / f"{newest + 1:04d}_later.sql"
     added.write_text(
-        "-- What a version after this one adds.\nALTER TABLE upwell.worker ADD COLUMN later text;\n"
+        "-- What a version after this one adds.\nALTER TABLE upwell.lineage ADD COLUMN later text;\n"
     )
+    queries = directory / "connectors/postgres/queries/capture.sql"
+    text, there = queries.read_text(), "FROM upwell.lineage ORDER BY"
+    assert there in text
+    queries.write_text(text.replace(there, "FROM upwell.lineage WHERE later IS NULL ORDER BY"))
     return directory
 
 

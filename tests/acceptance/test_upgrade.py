@@ -72,8 +72,9 @@ def upgrade(old: Deployment, new: Deployment, workers: Workers, writer: Writer) 
         number, name = int(last[:4]), last[5:].removesuffix(".sql")
         said = f"the sink has migration {number} ({name}), which this version of upwell does not know"
         refuses(lambda: started_only(old, "late"), said)
-        for command in (("migrate",), ("connector", "apply")):
-            refused = old.upwell(*command, check=False)
+        # Commits before this test let `connector apply` do its work.
+        for words in (("migrate",), ("connector", "apply")) if old.tree == ROOT else (("migrate",),):
+            refused = old.upwell(*words, check=False)
             assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     assert workers["w1"].stop() == 0, workers["w1"].tail()
     workers["w1"] = started(new, "w1")

@@ -249,6 +249,9 @@ class RecordedState:
     def open(cls, dsn: str) -> Iterator[RecordedState]:
         yield cls()
 
+    def check_schema(self) -> None:
+        pass
+
     def lineage(self) -> tuple[int, str]:
         return 1, "upwell_1"
 
