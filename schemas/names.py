@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from schemas.errors import SettingsError
@@ -63,3 +63,43 @@ def check_identifier(name: str, what: str) -> str:
 def canonical_key(values: Sequence[object]) -> str:
     """The key as `pending`, the audit and the command line write it: a JSON array in key column order."""
     return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+
+
+def key_values(columns: Sequence[str], words: Sequence[str]) -> list[object]:
+    """The key's values in the order of `columns`, as a person writes them on the command line.
+
+    A value for each column in order, all by name (`a=1,b=x`), or one JSON array; only the array's values have types,
+    the others are text. Raises SettingsError, which says how to write it, if it is none of these.
+    """
+    if len(words) == 1 and words[0].startswith("["):
+        found = _json_array(words[0])
+        if found is not None and len(found) == len(columns):
+            return found
+    named = list(_named_values(columns, words))
+    if sorted(name for name, _ in named) == sorted(columns):
+        return [dict(named)[name] for name in columns]
+    if len(words) == len(columns):
+        return list(words)
+    raise SettingsError(
+        f"a key has the columns {', '.join(columns)}: give a value of each in order, "
+        f"{','.join(f'{name}=...' for name in columns)}, or a JSON array"
+    )
+
+
+def _json_array(text: str) -> list[object] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _named_values(columns: Sequence[str], words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """`a=1,b=x` or `a=1 b=x`; a value may hold commas and equals signs, as long as no name of a column is between."""
+    name = "|".join(map(re.escape, columns))
+    for word in words:
+        starts = [(match[1], match.start(), match.end()) for match in re.finditer(rf"(?:^|,)({name})=", word)]
+        if not starts or starts[0][1] != 0:
+            return
+        ends = [start for _, start, _ in starts[1:]] + [len(word)]
+        yield from ((column, word[begin:end]) for (column, _, begin), end in zip(starts, ends, strict=True))

@@ -180,6 +180,7 @@ def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Depl
     Raises MigrationNeeded if none is captured, LineageMismatch if a topic is not the one that was created.
     """
     with CaptureState.open(settings.sink.dsn) as state:
+        state.check_schema()
         started_for = state.deployment()  # first: what changes after it is noticed
         lineage = state.lineage()
         recorded = state.topics(lineage[0]) if lineage else {}

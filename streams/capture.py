@@ -339,6 +339,7 @@ def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
 def opened(settings: Settings, progress: Progress) -> Iterator[Capture]:
     """The capture side in its newest lineage, connected to everything."""
     with connect_source(settings.source.dsn) as source, CaptureState.open(settings.sink.dsn) as state:
+        state.check_schema()
         yield Capture(
             settings,
             lineage_of(state, settings),

@@ -98,13 +98,17 @@ class WorkerProcess:
 
 @dataclass
 class Deployment:
-    """Own databases and names on a shared stack."""
+    """Own databases and names on a shared stack. `tree`: the version of upwell that its commands are of; `cli`: their
+    module, `tests.fake_cli` to do without the real model.
+    """
 
     name: str
     directory: Path
     stack: Stack
     environment: dict[str, str]
     workers: list[WorkerProcess] = field(default_factory=list)
+    tree: Path = ROOT
+    cli: str = "streams.cli"
 
     @classmethod
     @contextlib.contextmanager
@@ -148,9 +152,9 @@ class Deployment:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command and return it; with `check`, a non-zero exit fails the test with its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "streams.cli", *arguments],
+            [sys.executable, "-m", self.cli, *arguments],
             cwd=self.directory,
-            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            env={**self.environment, "PYTHONPATH": str(self.tree)},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -181,7 +185,7 @@ class Deployment:
             cwd=self.directory,
             env={
                 **self.environment,
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": str(self.tree),
                 "UPWELL_WORKER_SLOT": f"{self.name}-{slot}",
                 "UPWELL_WORKER_SESSION_TIMEOUT_SECONDS": "6",
                 **variables,

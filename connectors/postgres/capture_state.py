@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
+from connectors.postgres.migrate import check_schema
 from connectors.postgres.removal import SQL as SINK
 from connectors.postgres.sql import Queries
 from connectors.postgres.sweep import Scan, Sweep
@@ -102,6 +103,10 @@ class CaptureState:
             if not self._present():
                 raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
             yield self
+
+    def check_schema(self) -> None:
+        """Raise MigrationNeeded unless the schema is just the one that this code was written for."""
+        check_schema(self._connection)
 
     def _present(self) -> bool:
         return bool(self._rows("schema_present")[0]["present"])

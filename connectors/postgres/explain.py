@@ -15,7 +15,7 @@ from connectors.postgres.read import SQL as READ
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SettingsError
-from schemas.names import canonical_key, check_identifier
+from schemas.names import canonical_key, check_identifier, key_values
 from schemas.readings import Explanation, GenerationReading
 
 SQL: Final = Queries.load("explain")
@@ -29,7 +29,7 @@ Connection = psycopg.Connection[Any]
 
 
 def explain(connection: Connection, collection: str, values: Sequence[str]) -> Explanation:
-    """`values`: the key's columns in order, as a person writes them, or one canonical key.
+    """`values`: the key as a person writes it: its columns' values in order, `a=1,b=x`, or a JSON array.
 
     Raises SettingsError for an unknown collection or a key that is none of it.
     """
@@ -73,13 +73,8 @@ def explain(connection: Connection, collection: str, values: Sequence[str]) -> E
         )
 
 
-def _key(connection: Connection, collection: str, columns: Sequence[str], values: Sequence[str]) -> str:
-    if len(values) == 1 and values[0].startswith("["):
-        return values[0]
-    if len(values) != len(columns):
-        raise SettingsError(
-            f"a key of {collection} has the columns {', '.join(columns)}: give a value of each"
-        )
+def _key(connection: Connection, collection: str, columns: Sequence[str], words: Sequence[str]) -> str:
+    values = key_values(columns, words)
     found = _rows(connection, SINK["column_types"], {"table": f"upwell.record_{collection}"})
     types = {row["attname"]: row["format_type"] for row in found}
     return canonical_key(
@@ -87,8 +82,10 @@ def _key(connection: Connection, collection: str, columns: Sequence[str], values
     )
 
 
-def _typed(name: str, type_name: str, value: str) -> object:
+def _typed(name: str, type_name: str, value: object) -> object:
     """As the key is stored: numbers and truth values as such, everything else as its text."""
+    if not isinstance(value, str):
+        return value
     if type_name in _WHOLE_NUMBERS:
         try:
             return int(value)

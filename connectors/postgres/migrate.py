@@ -58,7 +58,9 @@ def check_schema(connection: Connection) -> None:
     with sink_errors():
         applied = _applied(connection)
     newest = max(number for number, _, _ in migrations())
-    if not applied or max(applied) < newest:
+    if not applied:
+        raise MigrationNeeded("the sink has no upwell schema yet: run `upwell migrate` first")
+    if max(applied) < newest:
         raise MigrationNeeded("the sink's schema is older than this upwell: run `upwell migrate`")
     _refuse_newer(applied)
 

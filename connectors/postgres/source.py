@@ -30,7 +30,7 @@ Connection = psycopg.Connection[Any]
 class SourceColumn:
     """`type` as `format_type` prints it, `text` for an enum or a type of an extension.
 
-    `toastable`: an unchanged value may be missing from an update's event.
+    `toastable`: an unchanged value may be missing from an update's event. `enum`: of an enum, or an array of one.
     """
 
     name: str
@@ -38,6 +38,7 @@ class SourceColumn:
     not_null: bool
     toastable: bool
     generated: bool
+    enum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +220,6 @@ def _refuse(table: str, relation: Row) -> None:
 
 
 def _column(row: Row) -> SourceColumn:
-    return SourceColumn(row["name"], row["type"], row["not_null"], row["toastable"], row["generated"])
+    return SourceColumn(
+        row["name"], row["type"], row["not_null"], row["toastable"], row["generated"], row["enum"]
+    )

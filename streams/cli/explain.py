@@ -26,7 +26,7 @@ EXCERPT: Final = 200
 @click.option("--json", "json_", is_flag=True, help="For a machine; texts are whole.")
 @click.pass_context
 def explain(ctx: click.Context, collection: str, key: tuple[str, ...], json_: bool) -> None:
-    """All that is known of one KEY: its columns' values in order. Exit 1 if nothing is."""
+    """All that is known of one KEY: its values in order, a=1,b=x, or a JSON array. Exit 1 if nothing is."""
     settings = settings_from(ctx)
     from connectors.postgres.capture_state import connect_sink
     from connectors.postgres.explain import explain as read

@@ -57,10 +57,11 @@ def encode() -> Callable[[Sequence[str]], Any]:
 
 @pytest.fixture
 def prepared(deployment: Deployment) -> Deployment:
-    """Tables with 50 rows, migrated and captured; no worker yet."""
+    """Tables with 50 rows, migrated and captured; no worker yet, and no real model."""
     with deployment.source() as source:
         source.execute(TABLES)
         source.execute(ROWS, (1, 50))
+    deployment.cli = "tests.fake_cli"
     deployment.upwell("migrate")
     deployment.upwell("connector", "apply", seconds=180)
     return deployment

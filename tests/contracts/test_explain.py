@@ -20,6 +20,8 @@ from tests.contracts.steps import AT, change, embed_all, take_in, undecodable, w
 
 Ask = Callable[..., Result]
 
+pytestmark = pytest.mark.parametrize("server", [16, 18], indirect=True)
+
 
 @pytest.fixture
 def ask(postgres: PostgresSink, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ask:
@@ -107,7 +109,7 @@ async def test_a_key_that_nobody_knows_is_exit_1(ask: Ask) -> None:
     [
         (("nothing", "1"), "the sink has no collection 'nothing'"),
         (("content", "seven"), "key column id is bigint, 'seven' is none"),
-        (("content", "1", "2"), "a key of content has the columns id: give a value of each"),
+        (("content", "1", "2"), "a key has the columns id: give a value of each in order, id=..., or a JSON"),
     ],
 )
 async def test_what_is_asked_wrongly_is_one_line(ask: Ask, words: tuple[str, ...], said: str) -> None:
@@ -124,6 +126,15 @@ async def test_keys_are_written_as_they_are_stored(postgres: PostgresSink) -> No
     )
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         assert explain(connection, "content", ["7", '7 "x" ä', "true"]).key == '[7,"7 \\"x\\" ä",true]'
-        assert explain(connection, "content", ['["as it is"]']).key == '["as it is"]'
-        with pytest.raises(SettingsError, match="columns id, code, active"):
-            explain(connection, "content", ["7"])
+        assert explain(connection, "content", ['[7, "as it is", true]']).key == '[7,"as it is",true]'
+        assert explain(connection, "content", ["code=a=1, b,active=f,id=7"]).key == '[7,"a=1, b",false]'
+        assert explain(connection, "content", ["code=x", "id=7", "active=t"]).key == '[7,"x",true]'
+        for words in (
+            ["7"],
+            ["id=7,code=x"],
+            ["id=7,code=x,id=8,active=t"],
+            ["x,id=7,code=x,active=t"],
+            ["[7]"],
+        ):
+            with pytest.raises(SettingsError, match="columns id, code, active"):
+                explain(connection, "content", words)

@@ -31,6 +31,9 @@ CREATE TABLE crm.worker (id int PRIMARY KEY, about text);
 ALTER TABLE crm.worker REPLICA IDENTITY FULL;
 CREATE TABLE crm.numbers (id int PRIMARY KEY, one int, two int);
 CREATE TABLE crm.keyless (one text);
+CREATE TABLE crm.silent (id int PRIMARY KEY, one text);
+ALTER TABLE crm.silent REPLICA IDENTITY NOTHING;
+CREATE TABLE crm."Loud" (id int PRIMARY KEY, one text);
 """
 
 Init = Callable[..., Result]
@@ -79,13 +82,18 @@ def test_every_table_is_sorted_out_and_can_be_migrated(
         "{{",
         "labels",
         "}}",
-        "{{",
-        "moods",
-        "}}",
     ]
-    assert notes.metadata == ("mood", "share", "weight", "seen_at")
+    assert notes.metadata == ("mood", "moods", "share", "details", "weight", "seen_at")
     assert notes.exclude == ("contact_email", "phone_number")
-    assert "# Left out: details, score, upper_title, Mixed" in text
+    assert "# Left out: score, upper_title, Mixed" in text
+    assert '# A piece of details: {{ details.piece | default("") }}' in text
+    assert (
+        "# Left out: crm.silent has REPLICA IDENTITY NOTHING: published so, its own UPDATEs would fail."
+        in text
+    )
+    assert "# Left out: crm.Loud: only names of lower-case letters, digits and _ can be captured." in text
+    said = "before that, the table's owner runs: ALTER TABLE crm.notes REPLICA IDENTITY FULL;"
+    assert done.stdout.splitlines()[1:] == [said]
     assert "ALTER TABLE crm.notes REPLICA IDENTITY FULL" in text
     assert "ALTER TABLE crm.worker" not in text
     assert settings.collections["crm_worker"].table == "crm.worker"
@@ -98,6 +106,8 @@ def test_every_table_is_sorted_out_and_can_be_migrated(
             "code": "text",
             "tenant": "text",
             "mood": "text",
+            "moods": "text[]",
+            "details": "jsonb",
             "share": "numeric(5,2)",
             "weight": "double precision",
             "seen_at": "timestamp with time zone",

@@ -18,6 +18,8 @@ from tests.contracts.server import Server
 from tests.contracts.sinks import PostgresSink
 from tests.contracts.steps import change, embed_all, take_in, undecodable
 
+pytestmark = pytest.mark.parametrize("server", [16, 18], indirect=True)
+
 LOADED = "UPDATE upwell.collection SET load_state = 'loading', load_detail = '{\"ends\": {}}'"
 
 

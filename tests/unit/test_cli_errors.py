@@ -255,6 +255,9 @@ class RecordedState:
     def deployment(self) -> Deployment:
         return Deployment(1, (), ())
 
+    def check_schema(self) -> None:
+        pass
+
     def lineage(self) -> tuple[int, str]:
         return 1, "upwell_1"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from infra.stack import postgres
 from infra.stack.components import check_machine, java
 from infra.stack.errors import Unsupported
+from infra.stack.processes import run
 from streams.cli.root import cli
 
 
@@ -33,6 +35,15 @@ def said() -> str:
 
 def test_this_machine_runs_java_and_postgres() -> None:
     check_machine()
+
+
+@pytest.mark.parametrize("major", [16, 18])
+def test_the_wheel_has_both_majors_with_pgvector(major: int) -> None:
+    folder = postgres.programs(major)
+    done = run([str(folder / "postgres"), "--version"])
+    assert f"(PostgreSQL) {major}." in done.stdout
+    (control,) = folder.parent.rglob("vector.control")
+    assert re.search(r"default_version = '0\.([89]|\d\d)\.", control.read_text())
 
 
 def test_no_wheel_with_java(monkeypatch: pytest.MonkeyPatch) -> None:

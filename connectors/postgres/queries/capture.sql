@@ -47,14 +47,15 @@ WITH gone AS (DELETE FROM upwell.topic WHERE topic = ANY(%(topics)s::text[]) RET
 DELETE FROM upwell.position WHERE topic IN (SELECT topic FROM gone);
 
 -- name: deployment
--- What a worker is started for: the newest lineage with the topics of collections, and the columns of records.
+-- What a worker is started for: the newest lineage with the topics of collections, and the columns of records that are
+-- the source's. Our own come with a newer version, beside which this one goes on.
 SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
        ARRAY(SELECT topic || ' ' || topic_id FROM upwell.topic
               WHERE collection IS NOT NULL AND lineage = (SELECT max(number) FROM upwell.lineage)
               ORDER BY topic) AS topics,
        ARRAY(SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
               WHERE c.relnamespace = 'upwell'::regnamespace AND left(c.relname, 7) = 'record_' AND c.relkind = 'r'
-                AND a.attnum > 0 AND NOT a.attisdropped
+                AND a.attnum > 0 AND NOT a.attisdropped AND left(a.attname, 1) <> '_'
               ORDER BY 1) AS columns;
 
 -- name: topics

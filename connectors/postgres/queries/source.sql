@@ -19,7 +19,8 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
 
 -- name: columns
--- Columns in order. `type` is one that every Postgres has: enums and types of extensions are text. `toastable` = may be stored out of line; `key_position` counts from 1 within the primary key.
+-- Columns in order. `type` is one that every Postgres has: enums and types of extensions are text. `toastable` = may be stored out of line;
+-- `enum`: also an array of them; `key_position` counts from 1 within the primary key.
 SELECT a.attname AS name,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
             WHEN coalesce(e.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace
@@ -28,6 +29,7 @@ SELECT a.attname AS name,
        a.attnotnull AS not_null,
        a.attlen = -1 AND a.attstorage IN ('x', 'e') AS toastable,
        a.attgenerated <> '' AS generated,
+       coalesce(e.typtype, t.typtype) = 'e' AS enum,
        array_position(i.indkey::int2[], a.attnum) + 1 - array_lower(i.indkey::int2[], 1) AS key_position
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
