@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.encoder import load_encoder
@@ -15,6 +15,7 @@ from schemas.errors import SettingsError
 from schemas.sink import GenerationInfo
 from schemas.spec import CollectionSpec, fingerprint
 from streams.capture import check_collections
+from streams.generations import matching
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
@@ -48,7 +49,7 @@ def migrate_sink(settings: Settings) -> list[str]:
     with connect_source(settings.source.dsn) as source:
         infos = check_collections(source, settings.collections)
     with connect_sink(settings.sink.dsn) as sink:
-        facts = model_facts(settings, CaptureState(sink).live_models())
+        facts = model_facts(settings, CaptureState(sink).generations())
         return bring_sink(
             sink,
             [layout(name, spec, infos[name], facts[name]) for name, spec in settings.collections.items()],
@@ -64,13 +65,16 @@ class ModelFacts:
     max_tokens: int
 
 
-def model_facts(settings: Settings, live: Mapping[str, tuple[str, int, int]]) -> dict[str, ModelFacts]:
-    """By collection. The model is loaded (seconds, torch) only if a collection has no live generation of it."""
+def model_facts(settings: Settings, fed: Mapping[str, Sequence[GenerationInfo]]) -> dict[str, ModelFacts]:
+    """By collection. The model is loaded (seconds, torch) only for a collection's first generation.
+
+    Raises GenerationMismatch if a collection has generations, and none is as the spec says.
+    """
     name, facts = settings.model.name, {}
-    for collection, spec in settings.collections.items():
-        model, dimension, max_tokens = live.get(collection, ("", 0, 0))
-        if model == name and spec.chunk.max_tokens in {0, max_tokens}:
-            facts[collection] = ModelFacts(name, dimension, max_tokens)
+    for collection in settings.collections:
+        if collection in fed:
+            same = matching(settings, collection, fed[collection])
+            facts[collection] = ModelFacts(name, same.dimension, same.max_tokens)
     if len(facts) < len(settings.collections):
         encoder = load_encoder(name)
         loaded = ModelFacts(name, encoder.dimension, encoder.max_tokens)

@@ -80,6 +80,10 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
                 raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
 
+    async def set_problems(self, problems: Sequence[str]) -> None:
+        """Say in the sink what this worker cannot do; none says that all is well."""
+        await self._run("set_worker_problems", {"slot": self._slot, "problems": Jsonb(list(problems))})
+
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""
         return await self._holds(SQL["repairs_due"], {"again_seconds": AGAIN_SECONDS})
