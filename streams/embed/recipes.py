@@ -46,8 +46,10 @@ class RecipeBook:
         collections: Collection[str],
         load: Callable[[str], Encoder],
         make: Callable[[GenerationInfo, Encoder], Recipe],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._collections, self._load, self._make = store, collections, load, make
+        self._monotonic = monotonic
         self._encoders: dict[str, Encoder] = {}
         self._failures: dict[str, _Failure] = {}
         self._made: dict[tuple[str, int], Recipe] = {}
@@ -132,7 +134,7 @@ class RecipeBook:
     async def _encoder(self, name: str) -> Encoder:
         """Raises what loading raised; that is tried again later and later."""
         failure = self._failures.get(name)
-        if failure is not None and time.monotonic() < failure.again_at:
+        if failure is not None and self._monotonic() < failure.again_at:
             raise failure.error
         if name not in self._encoders:
             try:
@@ -140,7 +142,7 @@ class RecipeBook:
             except Exception as error:
                 pause = FIRST_RETRY_SECONDS if failure is None else failure.pause_seconds * 2
                 pause = min(pause, LONGEST_RETRY_SECONDS)
-                self._failures[name] = _Failure(error, time.monotonic() + pause, pause)
+                self._failures[name] = _Failure(error, self._monotonic() + pause, pause)
                 raise
             self._failures.pop(name, None)
         return self._encoders[name]
