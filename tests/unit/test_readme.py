@@ -27,7 +27,7 @@ END: Final = "<!-- end of settings -->"
 PLANNED: Final = frozenset(
     {
         *("doctor", "monitor", "dead-letters", "reconcile", "model"),
-        *("generation", "benchmark", "uninstall", "connector rebuild", "connector delete"),
+        *("benchmark", "uninstall", "connector rebuild", "connector delete"),
     }
 )
 #: Written in every command's help, and said once for all in the README.

@@ -10,3 +10,7 @@ COMMENT ON TABLE upwell.generation IS 'fed: filling, live (what search sees), re
 -- When a generation was last made live: a rollback goes to the one that was live last.
 ALTER TABLE upwell.generation ADD COLUMN live_at timestamptz;
 UPDATE upwell.generation SET live_at = created_at WHERE state IN ('live', 'retired');
+
+-- A worker without the model of a filling generation must not read through its rows at each claim.
+DROP INDEX upwell.pending_backfill;
+CREATE INDEX pending_backfill ON upwell.pending (collection, generation, deadline) WHERE lane = 'backfill';

@@ -169,7 +169,8 @@ SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(to
 
 -- name: claim
 -- Earliest deadline first; `reserved` of the backfill lane at least, if it has that many; what one lane leaves is the other's.
--- Only of generations that the worker has a recipe for.
+-- Only of generations that the worker has a recipe for; a big fill without one must not be read through each time, so the
+-- backfill lane is looked at by generation.
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
      WHERE lane = 'live' AND available_at <= clock_timestamp()
@@ -177,11 +178,12 @@ WITH l AS MATERIALIZED (
        AND (token IS NULL OR lease_until < clock_timestamp())
      ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), b AS MATERIALIZED (
-    SELECT collection, generation, key, deadline FROM upwell.pending
-     WHERE lane = 'backfill' AND available_at <= clock_timestamp()
-       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
-       AND (token IS NULL OR lease_until < clock_timestamp())
-     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    SELECT f.* FROM unnest(%(collections)s::text[], %(generations)s::int[]) AS g(collection, generation)
+     CROSS JOIN LATERAL (
+        SELECT collection, generation, key, deadline FROM upwell.pending
+         WHERE lane = 'backfill' AND collection = g.collection AND generation = g.generation
+           AND available_at <= clock_timestamp() AND (token IS NULL OR lease_until < clock_timestamp())
+         ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS f
 ), n AS (
     SELECT least((SELECT count(*) FROM l), %(limit)s - least((SELECT count(*) FROM b), %(reserved)s)) AS live
 ), picked AS (
