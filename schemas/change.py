@@ -67,7 +67,7 @@ class Change:
     """One consumed Kafka record that is about one key, or a truncate (then `key` is None).
 
     `row` is the decoded `after` without excluded columns, JSON values only; None for deletes and tombstones.
-    `text` is the rendered template ("" = nothing to embed), `text_hash` its SHA-256 (32 bytes).
+    `text` is the rendered template of the spec ("" = nothing to embed), `text_hash` the hash of both (32 bytes).
     `moved_to` says that a delete is one half of a key change (`__debezium.newkey`).
     `kafka_at` is the record's timestamp, set by Connect's clock.
     `unavailable` names the columns whose value Debezium did not have: until they are filled from the stored row

@@ -19,6 +19,7 @@ from schemas.errors import (
     IncompatibleSchema,
     MalformedEnvelope,
     RegistryUnavailable,
+    TemplateError,
     UnresolvedPlaceholder,
 )
 from schemas.names import canonical_key
@@ -160,6 +161,19 @@ class Decoder:
                 committed_at=change.origin.committed_at,
             )
 
+    def render(self, template: str, change: Change) -> tuple[str, bytes] | None:
+        """Text and hash of a complete change by the template of a generation; None if it cannot render this row.
+
+        Another generation's template may differ from the spec's: it fails for its own generation only.
+        """
+        if template == self._template.source:
+            return change.text, change.text_hash
+        try:
+            text = Template(template).render(change.row or {})
+        except TemplateError:
+            return None
+        return text, text_hash(text, template)
+
     def _key(self, message: RawMessage) -> str | None:
         """The canonical key. Raises DecodeError, and IncompatibleSchema if the key has other columns."""
         if message.key is None:
@@ -263,7 +277,7 @@ class Decoder:
         size, limit = len(text.encode()), self._spec.max_document_bytes
         if size > limit:
             raise DocumentTooLarge(f"the document has {size} bytes, max_document_bytes is {limit}")
-        return replace(change, text=text, text_hash=text_hash(text))
+        return replace(change, text=text, text_hash=text_hash(text, self._template.source))
 
     def _unresolved(self, column: str) -> str:
         return (

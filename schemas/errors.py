@@ -7,6 +7,7 @@
      |   |- SourceUnavailable
      |   |- SinkUnavailable
      |   |- ConnectUnavailable
+     |   |- GenerationDropped      a generation was dropped while it was worked on
      |   `- Conflict               deadlock, serialization failure, a row changed under us
      |- DeadLetter                 the record is kept whole in the sink, the stream goes on
      |   |- DecodeError
@@ -68,6 +69,10 @@ class SinkUnavailable(Retry):
 
 class ConnectUnavailable(Retry):
     """Kafka Connect does not answer, or is rebalancing."""
+
+
+class GenerationDropped(Retry):
+    """A generation was dropped while one worked for it: what was claimed of it is gone."""
 
 
 class Conflict(Retry):
@@ -147,7 +152,7 @@ class LineageMismatch(Halt):
 
 
 class GenerationMismatch(Halt):
-    """Template, model or chunking differ from the live generation's."""
+    """Template, model or chunking are those of no generation that is fed, or a query's model is not the live one."""
 
 
 class PositionConflict(Halt):

@@ -38,13 +38,14 @@ class SketchReading:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReading:
-    """A row of `upwell.worker`: a worker slot, and when its process was last seen."""
+    """A row of `upwell.worker`: a worker slot, when its process was last seen, and what it cannot do."""
 
     slot: str
     host: str
     pid: int
     started_at: datetime
     seen_at: datetime
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Fence:
 class RecordState:
     """A stored record, or its marker (`deleted`, then row and text hash are empty).
 
+    `text_hash`: a hash of 32 bytes for the text by each template that was fed, sorted and joined.
     `lsn` and `sequence_last_commit` are those of the last *streamed* event: a snapshot row never clears them.
     `streamed` says that this state itself came from streaming.
     """
@@ -70,11 +71,16 @@ class IntakeRequest:
 
 @dataclass(frozen=True, slots=True)
 class IntakeView:
-    """What the transaction saw under its locks. `repairs`: keys that a re-read was asked for (H9)."""
+    """What the transaction saw under its locks. `repairs`: keys that a re-read was asked for (H9).
+
+    `templates`: those of all generations that are fed, by number; read under the collection's lock, so that no
+    generation is unknown to an intake transaction (H19).
+    """
 
     fence: Fence | None
     records: Mapping[str, RecordState]
     repairs: frozenset[str] = frozenset()
+    templates: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,9 @@ class RecordWrite:
     """The newest accepted change of a key in a batch. `deleted` makes a marker.
 
     `embed` says what becomes of the vectors: "remove" (marker or empty text), "pending" (the text changed) or
-    "keep". `outcome` is applied, unchanged (the text is; audited as a range) or deleted. `committed_since` is the least
-    commit time of the streamed changes that this write folds together, None if all are snapshot rows; `changes` their
-    number, at least 1.
+    "keep"; `embed_otherwise` the same by generation, where its template decides otherwise. `outcome` is applied,
+    unchanged (the text is; audited as a range) or deleted. `committed_since` is the least commit time of the streamed
+    changes that this write folds together, None if all are snapshot rows; `changes` their number, at least 1.
     """
 
     key: str
@@ -97,6 +103,11 @@ class RecordWrite:
     at: TopicPartition
     operation: str
     outcome: Outcome = Outcome.APPLIED
+    embed_otherwise: Mapping[int, str] = field(default_factory=dict)
+
+    def embed_in(self, generation: int) -> str:
+        """What becomes of the vectors of one generation."""
+        return self.embed_otherwise.get(generation, self.embed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +176,14 @@ class ChunkVector:
 
 @dataclass(frozen=True, slots=True)
 class EmbedWrite:
-    """All chunks of one claimed document, in order."""
+    """All chunks of one claimed document, in order.
+
+    `copy_from`: a generation of the same model, whose vectors may be taken where the claim's own has none.
+    """
 
     claim: Claim
     chunks: Sequence[ChunkVector]
+    copy_from: int | None = None
 
 
 class WriteOutcome(enum.StrEnum):
@@ -183,7 +198,9 @@ class WriteOutcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """One row of `upwell.generation`. `number` counts within the collection; `state` is live, filling or retired."""
+    """One row of `upwell.generation`. `number` counts within the collection; `state` is filling, live, retired (was
+    live and is still fed, for a rollback) or dropped.
+    """
 
     collection: str
     number: int
@@ -194,3 +211,7 @@ class GenerationInfo:
     max_tokens: int
     overlap_tokens: int
     state: str
+
+    @property
+    def is_live(self) -> bool:
+        return self.state == "live"

@@ -190,6 +190,11 @@ class Template:
         return f"line {line}, column {names}"
 
 
-def text_hash(text: str) -> bytes:
-    """SHA-256 of the text in UTF-8: 32 bytes."""
-    return hashlib.sha256(text.encode()).digest()
+def text_hash(text: str, template: str = "") -> bytes:
+    """SHA-256 of template and text: equal texts of different templates are not the same text. 32 bytes."""
+    return hashlib.sha256(_digest(template) + text.encode()).digest()
+
+
+@lru_cache(maxsize=256)
+def _digest(template: str) -> bytes:
+    return hashlib.sha256(template.encode()).digest() if template else b""

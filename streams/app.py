@@ -21,15 +21,15 @@ from connectors.postgres.source_schema import placeholder
 from connectors.postgres.store import PostgresStore
 from connectors.registry import Registry
 from schemas.envelope import Decoder
-from schemas.errors import GenerationMismatch, LineageMismatch, MigrationNeeded, SettingsError
+from schemas.errors import LineageMismatch, MigrationNeeded, SettingsError
 from schemas.sink import GenerationInfo
-from schemas.spec import Chunking, fingerprint
 from schemas.template import Template
 from streams import neighbours
 from streams.capture import completion, lineage_of
 from streams.completion import Completing, Completion
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
+from streams.generations import matching
 from streams.intake.stage import Intake
 from streams.pacing import Pacing
 from streams.ports import Encoder
@@ -54,12 +54,12 @@ def supervised_slots(settings: Settings) -> list[str]:
     return [f"{base}-{number}" for number in range(settings.worker.processes)]
 
 
-def encoder_of(settings: Settings) -> Encoder:
-    """The model that the settings name. Raises ModelUnavailable."""
-    return load_encoder(settings.model.name, threads=settings.worker.threads or None)
+def encoder_of(settings: Settings, model: str) -> Encoder:
+    """A generation's model. Raises ModelUnavailable."""
+    return load_encoder(model, threads=settings.worker.threads or None)
 
 
-def run_worker(settings: Settings, load_encoder: Callable[[], Encoder] | None = None) -> None:
+def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None = None) -> None:
     """Run one worker until it is told to stop. Raises what ended it.
 
     A neighbour that does not answer may hold up any call for ever, so a stopping worker has a deadline. Nothing is lost
@@ -74,7 +74,7 @@ def run_worker(settings: Settings, load_encoder: Callable[[], Encoder] | None = 
         deadlines.append(deadline)
 
     try:
-        asyncio.run(_run(settings, load_encoder or (lambda: encoder_of(settings)), on_stopping))
+        asyncio.run(_run(settings, load_encoder or (lambda model: encoder_of(settings, model)), on_stopping))
     finally:
         for deadline in deadlines:
             deadline.cancel()
@@ -87,7 +87,9 @@ def _end(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Callable[[int], None]) -> None:
+async def _run(
+    settings: Settings, load: Callable[[str], Encoder], on_stopping: Callable[[int], None]
+) -> None:
     slot = worker_slot(settings)
     topics, started_for = await asyncio.to_thread(lineage_topics, settings)
     settings = _captured_only(settings, [collection for collection, _ in topics.values()])
@@ -102,7 +104,8 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
-        generations = live_generations(settings, await store.generations())
+        generations = await store.generations()
+        check_generations(settings, generations)
         wakes: list[Callable[[], None]] = []
 
         def intakes(needs: IntakeNeeds) -> Mapping[str, Intake]:
@@ -123,9 +126,9 @@ async def _run(settings: Settings, load: Callable[[], Encoder], on_stopping: Cal
             slot=slot,
             store=store,
             load_encoder=load,
-            make_recipes=lambda encoder: recipes(settings, generations, encoder),
+            make_recipe=lambda generation, encoder: recipe(settings, generation, encoder),
             make_intakes=intakes,
-            dimensions={(each.collection, each.number): each.dimension for each in generations},
+            generations=generations,
             services=(
                 _listening(settings, wakes),
                 partial(watch, store, started_for),
@@ -210,35 +213,22 @@ def check_topic(topic: str, recorded: TopicFacts, found: TopicFacts | None) -> N
     )
 
 
-def live_generations(settings: Settings, stored: Sequence[GenerationInfo]) -> list[GenerationInfo]:
-    """Generations to embed for. Raises MigrationNeeded or GenerationMismatch when the spec says otherwise."""
-    live = {each.collection: each for each in stored if each.state == "live"}
-    for name, spec in settings.collections.items():
-        generation = live.get(name)
-        if generation is None:
+def check_generations(settings: Settings, fed: Sequence[GenerationInfo]) -> None:
+    """Raise MigrationNeeded or GenerationMismatch unless each collection has a generation as the spec says."""
+    for name in settings.collections:
+        mine = [each for each in fed if each.collection == name]
+        if not any(each.is_live for each in mine):
             raise MigrationNeeded(f"collection {name} is not in the sink yet: run `upwell migrate` first")
-        chunk = Chunking(
-            max_tokens=spec.chunk.max_tokens or generation.max_tokens,
-            overlap_tokens=spec.chunk.overlap_tokens,
-        )
-        if fingerprint(settings.model.name, spec.template, chunk) != generation.fingerprint:
-            raise GenerationMismatch(
-                f"template, model or chunking of {name} are not those of its live generation {generation.number}: "
-                f"undo the change, or run upwell generation create {name}"
-            )
-    return [each for each in stored if each.collection in settings.collections]
+        matching(settings, name, mine)
 
 
-def recipes(
-    settings: Settings, generations: Sequence[GenerationInfo], encoder: Encoder
-) -> Mapping[tuple[str, int], Recipe]:
-    """How the documents of each generation are made."""
-    made = {}
-    for each in generations:
-        chunker = TokenChunker.of(encoder, max_tokens=each.max_tokens, overlap_tokens=each.overlap_tokens)
-        limit = settings.collections[each.collection].max_document_bytes
-        made[each.collection, each.number] = Recipe(Template(each.template), chunker, limit)
-    return made
+def recipe(settings: Settings, generation: GenerationInfo, encoder: Encoder) -> Recipe:
+    """How the documents of a generation are made. Raises SettingsError for chunks that the model would cut off."""
+    chunker = TokenChunker.of(
+        encoder, max_tokens=generation.max_tokens, overlap_tokens=generation.overlap_tokens
+    )
+    limit = settings.collections[generation.collection].max_document_bytes
+    return Recipe(Template(generation.template), chunker, encoder, limit)
 
 
 def _decoders(

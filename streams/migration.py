@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from schemas.sink import GenerationInfo
 from schemas.spec import CollectionSpec, fingerprint
 from streams import neighbours
 from streams.capture import apply, check_collections
+from streams.generations import matching
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
@@ -109,7 +110,7 @@ def migrate_sink(settings: Settings) -> list[str]:
     with connect_source(settings.source.dsn) as source:
         infos = check_collections(source, settings.collections)
     with connect_sink(settings.sink.dsn) as sink:
-        facts = model_facts(settings, CaptureState(sink).live_models())
+        facts = model_facts(settings, CaptureState(sink).generations())
         return bring_sink(
             sink,
             [layout(name, spec, infos[name], facts[name]) for name, spec in settings.collections.items()],
@@ -125,18 +126,22 @@ class ModelFacts:
     max_tokens: int
 
 
-def model_facts(settings: Settings, live: Mapping[str, tuple[str, int, int]]) -> dict[str, ModelFacts]:
-    """By collection. The model is loaded (seconds, torch) only if no live generation says what is needed of it."""
+def model_facts(settings: Settings, fed: Mapping[str, Sequence[GenerationInfo]]) -> dict[str, ModelFacts]:
+    """By collection. The model is loaded (seconds, torch) only if no generation says what is needed of it.
+
+    Raises GenerationMismatch if a collection has generations, and none is as the spec says.
+    """
     name, facts = settings.model.name, {}
-    known = [ModelFacts(*each) for each in live.values() if each[0] == name]
+    known = [each for generations in fed.values() for each in generations if each.model == name]
     for collection, spec in settings.collections.items():
-        model, dimension, max_tokens = live.get(collection, ("", 0, 0))
-        if model == name and spec.chunk.max_tokens in {0, max_tokens}:
-            facts[collection] = ModelFacts(name, dimension, max_tokens)
-        # What another collection's chunks may have, those of a new one may have, too.
-        fitting = [each for each in known if 0 < spec.chunk.max_tokens <= each.max_tokens]
-        if collection not in live and fitting:
-            facts[collection] = fitting[0]
+        if collection in fed:
+            same = matching(settings, collection, fed[collection])
+            facts[collection] = ModelFacts(name, same.dimension, same.max_tokens)
+        else:
+            # What another collection's chunks may have, those of a new one may have, too.
+            fitting = [each for each in known if 0 < spec.chunk.max_tokens <= each.max_tokens]
+            if fitting:
+                facts[collection] = ModelFacts(name, fitting[0].dimension, fitting[0].max_tokens)
     if len(facts) < len(settings.collections):
         encoder = load_encoder(name)
         loaded = ModelFacts(name, encoder.dimension, encoder.max_tokens)

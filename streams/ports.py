@@ -47,9 +47,15 @@ class EmbedStore(Protocol):
     """The sink as the embed stage uses it."""
 
     async def claim(
-        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+        self,
+        generations: Collection[tuple[str, int]],
+        slot: str,
+        limit: int,
+        backfill_share: float,
+        lease_seconds: float,
     ) -> Sequence[Claim]:
-        """Take up to `limit` pending rows, earliest deadline first, `backfill_share` of them from the backfill lane.
+        """Take up to `limit` pending rows of `generations` (collection, number), earliest deadline first,
+        `backfill_share` of them from the backfill lane.
 
         Each claim has a fresh token; rows leased by others and not expired are skipped. No lock is held afterwards.
         """
@@ -58,13 +64,15 @@ class EmbedStore(Protocol):
     async def known_hashes(
         self, collection: str, generation: int, hashes: Collection[bytes]
     ) -> frozenset[bytes]:
-        """Which chunk hashes have a vector somewhere in the generation."""
+        """Which chunk hashes have a vector somewhere in the generation. Raises GenerationDropped."""
         ...
 
     async def own_hashes(
         self, collection: str, generation: int, keys: Collection[str]
     ) -> Mapping[str, frozenset[bytes]]:
-        """Chunk hashes stored for each key: those that are `kept`, the other known ones being `copied`."""
+        """Chunk hashes stored for each key: those that are `kept`, the other known ones being `copied`. Raises
+        GenerationDropped.
+        """
         ...
 
     async def write(self, writes: Sequence[EmbedWrite]) -> tuple[Sequence[WriteOutcome], datetime]:
@@ -80,12 +88,16 @@ class EmbedStore(Protocol):
         ...
 
     async def generations(self) -> Sequence[GenerationInfo]:
-        """All generations that are fed: live and filling."""
+        """All generations that are fed: filling, live and retired."""
         ...
 
 
 class WorkerStore(IntakeStore, EmbedStore, Protocol):
     """The sink as a worker process uses it."""
+
+    async def set_problems(self, problems: Sequence[str]) -> None:
+        """Say in the sink what this worker cannot do; none says that all is well."""
+        ...
 
     async def flush_measures(
         self,

@@ -181,6 +181,12 @@ def _workers(facts: Facts) -> Iterator[Finding]:
         return
     if not any(worker.seen_seconds < SILENT_SECONDS for worker in facts.report.workers):
         yield Finding("no worker runs", "run `upwell worker --processes 2`, or `make up` on one machine")
+    for worker in facts.report.workers:
+        for problem in worker.problems if worker.seen_seconds < SILENT_SECONDS else ():
+            yield Finding(
+                f"worker {worker.slot}: {problem}",
+                "give the worker its model, it tries again by itself; or run `upwell generation drop`",
+            )
 
 
 def _collections(facts: Facts, settings: Settings) -> Iterator[Finding]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
 from schemas.change import TopicPartition
-from schemas.errors import DeploymentChanged, DimensionMismatch, MigrationNeeded, UpwellError
+from schemas.errors import DeploymentChanged, MigrationNeeded, UpwellError
+from schemas.sink import GenerationInfo
+from streams.embed.recipes import RecipeBook
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
 from streams.freshness.measures import Measures
 from streams.intake.app import faust_settings, make_app
@@ -30,18 +32,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `app.py` wires for a worker. `recipes` and `intakes` are made when encoder and loop are there.
+    """What `app.py` wires for a worker. Recipes and intakes are made when model and loop are there.
 
-    `on_stopping` is told once, with the exit code to come, before anything is waited for.
+    `generations`: those that are fed, as the start found them. `on_stopping` is told once, with the exit code to come,
+    before anything is waited for.
     """
 
     settings: Settings
     slot: str
     store: WorkerStore
-    load_encoder: Callable[[], Encoder]
-    make_recipes: Callable[[Encoder], Mapping[tuple[str, int], Recipe]]
+    load_encoder: Callable[[str], Encoder]
+    make_recipe: Callable[[GenerationInfo, Encoder], Recipe]
     make_intakes: Callable[[IntakeNeeds], Mapping[str, Intake]]
-    dimensions: Mapping[tuple[str, int], int]
+    generations: Sequence[GenerationInfo]
     services: tuple[Callable[[Callable[[], bool]], Awaitable[None]], ...] = ()
     on_stopping: Callable[[int], None] = lambda exit_code: None
 
@@ -159,20 +162,13 @@ class Worker:
         return mine
 
     async def _embed(self) -> None:
-        loop = asyncio.get_running_loop()
-        settings = self._parts.settings.worker
+        parts, settings = self._parts, self._parts.settings.worker
+        book = RecipeBook(parts.store, parts.settings.collections, parts.load_encoder, parts.make_recipe)
         try:
-            encoder = await loop.run_in_executor(self._executor, self._parts.load_encoder)
-            for (collection, number), dimension in self._parts.dimensions.items():
-                if dimension != encoder.dimension:
-                    raise DimensionMismatch(
-                        f"model {encoder.name} has {encoder.dimension} dimensions, generation {number} of "
-                        f"{collection} has {dimension}: restore the model, or run upwell generation create {collection}"
-                    )
-            self._embedder = Embedder(
+            recipes = await book.live(parts.generations)
+            embedder = self._embedder = Embedder(
                 self._parts.store,
-                encoder,
-                self._parts.make_recipes(encoder),
+                recipes,
                 self._measures,
                 slot=self._parts.slot,
                 limits=EmbedLimits(
@@ -184,9 +180,10 @@ class Worker:
                 ),
                 executor=self._executor,
             )
-            log.info("embedding", model=encoder.name, dimension=encoder.dimension)
+            log.info("embedding", models=sorted({each.encoder.name for each in recipes.values()}))
             if not self._stop.is_set():
-                await self._embedder.run(self._on_fatal)
+                following = self._serve(lambda should_stop: book.follow(embedder.use, should_stop))
+                await asyncio.gather(embedder.run(self._on_fatal), following)
         except Exception as error:
             self._on_fatal(error)
 

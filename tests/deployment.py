@@ -148,11 +148,14 @@ class Deployment:
         return psycopg.connect(self.sink_dsn, autocommit=True)
 
     def upwell(
-        self, *arguments: str, check: bool = True, seconds: float = 120
+        self, *arguments: str, check: bool = True, seconds: float = 120, module: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command and return it; with `check`, a non-zero exit fails the test with its output."""
+        """Run a command and return it; with `check`, a non-zero exit fails the test with its output.
+
+        `tests.fake_cli` as module has fake models.
+        """
         done = subprocess.run(
-            [sys.executable, "-m", self.cli, *arguments],
+            [sys.executable, "-m", module or self.cli, *arguments],
             cwd=self.directory,
             env={**self.environment, "PYTHONPATH": str(self.tree)},
             capture_output=True,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def load_fake(name: str, **options: Any) -> SlowEncoder:
-    from tests.fake_worker import SlowEncoder
+    from tests import fake_worker
 
-    return SlowEncoder(dimension=384, max_tokens=254)
+    return fake_worker.load_fake(name)
 
 
 # Before any module of streams takes the name.

@@ -1,5 +1,6 @@
-"""A worker with a deterministic, optionally slow, fake model: everything else is real. Starts without torch.
+"""A worker with deterministic, optionally slow, fake models: everything else is real. Starts without torch.
 
+A model `path:fake-256` has 256 dimensions, `path:missing` cannot be loaded, every other has 384.
 FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while it exists, encoding waits.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from schemas.errors import ModelUnavailable
 from streams import logs
 from streams.app import run_worker
 from streams.cli.context import one_clear_line
@@ -39,6 +41,14 @@ class SlowEncoder(FakeEncoder):
         return super().encode(texts)
 
 
+def load_fake(name: str, threads: int | None = None) -> SlowEncoder:
+    """As `load_encoder`."""
+    if name == "path:missing":
+        raise ModelUnavailable(f"model {name} cannot be loaded (in missing): nothing there")
+    dimension = int(name.rpartition("-")[2]) if name.startswith("path:fake-") else 384
+    return SlowEncoder(dimension=dimension, max_tokens=254, name=name)
+
+
 def main() -> None:
     """As `upwell worker`."""
     parser = argparse.ArgumentParser()
@@ -50,7 +60,7 @@ def main() -> None:
     if settings.worker.processes:
         supervise(settings, [sys.executable, "-m", "tests.fake_worker"])
     else:
-        run_worker(settings, load_encoder=lambda: SlowEncoder(dimension=384, max_tokens=254))
+        run_worker(settings, load_encoder=load_fake)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import psycopg
 import psycopg.rows
 
 Encode = Callable[[Sequence[str]], Any]
+TextOf = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass
@@ -56,9 +57,15 @@ def _rows(dsn: str, query: str) -> list[dict[str, Any]]:
         return connection.execute(query).fetchall()
 
 
-def compare(source_dsn: str, sink_dsn: str, collection: str, encode: Encode | None = None) -> Difference:
-    """Read both sides and compare; with `encode`, every stored vector is recomputed too (cosine >= 0.9999)."""
+def compare(
+    source_dsn: str, sink_dsn: str, collection: str, encode: Encode | None = None, text: TextOf | None = None
+) -> Difference:
+    """Read both sides and compare; with `encode`, every stored vector is recomputed too (cosine >= 0.9999).
+
+    `text`: what another template than the collection's first makes of a row.
+    """
     table, text_of, metadata = TEXTS[collection]
+    text_of = text or text_of
     source = {row["id"]: row for row in _rows(source_dsn, f"SELECT * FROM {table}")}
     chunks: dict[int, list[dict[str, Any]]] = {}
     for row in _rows(

@@ -19,6 +19,7 @@ from connectors.postgres.sql import Queries
 from connectors.postgres.sweep import Scan, Sweep
 from connectors.postgres.translate import sink_errors
 from schemas.errors import MigrationNeeded, SettingsError
+from schemas.sink import GenerationInfo
 
 SQL: Final = Queries.load("capture")
 
@@ -111,10 +112,12 @@ class CaptureState:
     def _present(self) -> bool:
         return bool(self._rows("schema_present")[0]["present"])
 
-    def live_models(self) -> dict[str, tuple[str, int, int]]:
-        """Model, dimension and chunk limit of each live generation, by collection; none before the first migration."""
-        found = self._rows("live_models") if self._present() else []
-        return {row["collection"]: (row["model"], row["dimension"], row["max_tokens"]) for row in found}
+    def generations(self) -> dict[str, list[GenerationInfo]]:
+        """Those that are fed, by collection, the live one first; none before the first migration."""
+        found: dict[str, list[GenerationInfo]] = {}
+        for row in self._rows("generations") if self._present() else []:
+            found.setdefault(row["collection"], []).append(GenerationInfo(**row))
+        return found
 
     def lineage(self) -> tuple[int, str] | None:
         """Number and topic prefix of the newest lineage."""

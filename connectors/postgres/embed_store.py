@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
+from schemas.errors import GenerationDropped
 from schemas.sink import Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
 
 SQL: Final = Queries.load("sink")
@@ -29,11 +31,17 @@ class EmbedTransactions:
         self._pool = pool
 
     async def claim(
-        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+        self,
+        generations: Collection[tuple[str, int]],
+        slot: str,
+        limit: int,
+        backfill_share: float,
+        lease_seconds: float,
     ) -> Sequence[Claim]:
         """See `EmbedStore.claim`. A share of less than one row is taken as often as it is large."""
         parameters = {
-            "collections": list(collections),
+            "collections": [collection for collection, _ in generations],
+            "generations": [number for _, number in generations],
             "slot": slot,
             "limit": limit,
             "reserved": int(limit * backfill_share + random.random()),
@@ -71,9 +79,9 @@ class EmbedTransactions:
     async def known_hashes(
         self, collection: str, generation: int, hashes: Collection[bytes]
     ) -> frozenset[bytes]:
-        """Which chunk hashes have a vector somewhere in the generation."""
+        """Which chunk hashes have a vector somewhere in the generation. Raises GenerationDropped."""
         query = SQL.filled("known_hashes", embedding=embedding_table(collection, generation))
-        with sink_errors():
+        with sink_errors(), _dropped(collection, generation):
             async with self._pool.connection() as connection:
                 rows = await connection.execute(query, {"hashes": list(hashes)})
                 return frozenset([row[0] async for row in rows])
@@ -81,9 +89,9 @@ class EmbedTransactions:
     async def own_hashes(
         self, collection: str, generation: int, keys: Collection[str]
     ) -> Mapping[str, frozenset[bytes]]:
-        """Chunk hashes stored for each key."""
+        """Chunk hashes stored for each key. Raises GenerationDropped."""
         query = SQL.filled("own_hashes", embedding=embedding_table(collection, generation))
-        with sink_errors():
+        with sink_errors(), _dropped(collection, generation):
             async with self._pool.connection() as connection:
                 rows = await connection.execute(query, {"keys": list(keys)})
                 return {row[0]: frozenset(row[1]) async for row in rows}
@@ -126,10 +134,19 @@ class EmbedTransactions:
                 return (await connection.execute(SQL["release_slot"], {"slot": slot})).rowcount
 
     async def generations(self) -> Sequence[GenerationInfo]:
-        """All generations that are fed: live and filling."""
+        """All generations that are fed: filling, live and retired."""
         with sink_errors():
             async with self._pool.connection() as connection:
                 return [GenerationInfo(*row) async for row in await connection.execute(SQL["generations"])]
+
+
+@contextlib.contextmanager
+def _dropped(collection: str, generation: int) -> Iterator[None]:
+    """A generation's table is there for as long as the generation is."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise GenerationDropped(f"generation {generation} of {collection} was dropped") from error
 
 
 def _claim(row: Sequence[Any], document: Mapping[str, Any]) -> Claim:
@@ -194,12 +211,17 @@ async def _lock(connection: Connection, claims: Sequence[Claim], at: dict[str, A
 async def _stored_vectors(
     connection: Connection, writes: Sequence[EmbedWrite], at: dict[str, Any]
 ) -> dict[bytes, str]:
+    """Of the generation itself, or else of the one that the writes may copy from."""
     hashes = {chunk.hash for write in writes for chunk in write.chunks if chunk.vector is None}
-    if not hashes:
-        return {}
-    query = SQL.filled("stored_vectors", embedding=embedding_table(at["collection"], at["generation"]))
-    rows = await connection.execute(query, {"hashes": list(hashes)})
-    return {row[0]: row[1] async for row in rows}
+    found: dict[bytes, str] = {}
+    for number in (at["generation"], *{write.copy_from for write in writes}):
+        wanted = hashes - found.keys()
+        if number is not None and wanted:
+            query = SQL.filled("stored_vectors", embedding=embedding_table(at["collection"], number))
+            with _dropped(at["collection"], number):
+                rows = await connection.execute(query, {"hashes": list(wanted)})
+            found |= {row[0]: row[1] async for row in rows}
+    return found
 
 
 def _outcome(write: EmbedWrite, pending: Mapping[str, Version], vectors: Mapping[bytes, str]) -> WriteOutcome:

@@ -26,11 +26,10 @@ Pool = AsyncConnectionPool[Connection]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the first half of the transaction read. `fed`: generations that get pending rows; `kept`: all there are."""
+    """What the first half of the transaction read. `fed`: the generations that there are."""
 
     view: IntakeView
     fed: Sequence[int]
-    kept: Sequence[int]
 
 
 class IntakeTransactions:
@@ -97,7 +96,8 @@ async def _lock_and_read(connection: Connection, request: IntakeRequest) -> _See
         )
     fence = None if row[0] is None else Fence(row[0], row[1])
     states = {row[0]: _state(row) for row in await records.fetchall()}
-    return _Seen(IntakeView(fence, states, frozenset(row[4])), row[2], row[3])
+    templates = dict(zip(row[2], row[3], strict=True))
+    return _Seen(IntakeView(fence, states, frozenset(row[4]), templates), row[2])
 
 
 def _state(row: Sequence[Any]) -> RecordState:
@@ -131,17 +131,18 @@ async def _write(
     collection, record = request.collection, record_table(request.collection)
     common = {"collection": collection}
     if plan.fence is not None:
-        await _remove_fenced(connection, collection, plan.fence, seen.kept)
-    removed = [write.key for write in plan.writes if write.embed == "remove"]
+        await _remove_fenced(connection, collection, plan.fence, seen.fed)
     async with connection.pipeline():
         records = None
         if plan.writes:
             records = await connection.execute(_upsert(record, columns), record_arrays(plan.writes))
         for name, parameters in simple_statements(plan, seen.fed):
             await connection.execute(SQL[name], {**common, **parameters})
-        for number in seen.kept if removed else ():
-            query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
-            await connection.execute(query, {"keys": removed})
+        for number in seen.fed:
+            removed = [write.key for write in plan.writes if write.embed_in(number) == "remove"]
+            if removed:
+                query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
+                await connection.execute(query, {"keys": removed})
         if plan.repairs_wanted:
             query = SQL.filled("want_repairs", record=record)
             await connection.execute(query, {**common, "keys": sorted(plan.repairs_wanted)})

@@ -51,15 +51,18 @@ def pending_arrays(writes: Sequence[RecordWrite], generations: Sequence[int]) ->
     }
 
 
-def accepted_arrays(plan: IntakePlan) -> Parameters:
-    """Key and version of each accepted change, and whether its text is the one that was there."""
-    accepted = [(write.key, write.state.version, write.embed == "keep") for write in plan.writes]
-    accepted += [(key, version, False) for key, version in plan.truncated.items()]
+def accepted_arrays(plan: IntakePlan, generations: Sequence[int]) -> Parameters:
+    """Key and version of each accepted change, and in which generations its text is the one that was there."""
+    accepted = [
+        (write.key, write.state.version, [g for g in generations if write.embed_in(g) == "keep"])
+        for write in plan.writes
+    ]
+    accepted += [(key, version, []) for key, version in plan.truncated.items()]
     return {
         "keys": [key for key, _, _ in accepted],
         "lineages": [version.lineage for _, version, _ in accepted],
         "offsets": [version.offset for _, version, _ in accepted],
-        "kept": [kept for _, _, kept in accepted],
+        "kept": ["{" + ",".join(map(str, kept)) + "}" for _, _, kept in accepted],
     }
 
 
@@ -139,14 +142,12 @@ def position_arrays(
 
 def simple_statements(plan: IntakePlan, generations: Sequence[int]) -> Iterator[tuple[str, Parameters]]:
     """Statements on tables that all collections share, by name, in lock order after the records."""
-    removed = [write.key for write in plan.writes if write.embed == "remove"]
-    changed = [write for write in plan.writes if write.embed == "pending"]
-    if removed:
-        yield "remove_pending", {"keys": removed}
-    if changed:
-        yield "upsert_pending", pending_arrays(changed, generations)
+    for alike, keys in _alike(plan.writes, generations, "remove"):
+        yield "remove_pending_of", {"keys": list(keys), "generations": alike}
+    for alike, keys in _alike(plan.writes, generations, "pending"):
+        yield "upsert_pending", pending_arrays([write for write in plan.writes if write.key in keys], alike)
     if plan.writes or plan.truncated:
-        yield "close_dead_letters", accepted_arrays(plan)
+        yield "close_dead_letters", accepted_arrays(plan, generations)
     if plan.dead_letters:
         yield "insert_dead_letters", dead_letter_arrays(plan.dead_letters)
     audit = audit_arrays(plan)
@@ -154,5 +155,18 @@ def simple_statements(plan: IntakePlan, generations: Sequence[int]) -> Iterator[
         yield "insert_audit", audit
     if plan.repairs_done:
         yield "finish_repairs", {"keys": sorted(plan.repairs_done)}
-    if changed:
+    if any(write.embed == "pending" for write in plan.writes):
         yield "notify_pending", {}
+
+
+def _alike(
+    writes: Sequence[RecordWrite], generations: Sequence[int], embed: str
+) -> Iterator[tuple[list[int], dict[str, None]]]:
+    """Generations with the keys of which their vectors are to become the same, nearly always all of them at once."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number in generations:
+        keys = tuple(write.key for write in writes if write.embed_in(number) == embed)
+        if keys:
+            found.setdefault(keys, []).append(number)
+    for keys, alike in found.items():
+        yield alike, dict.fromkeys(keys)

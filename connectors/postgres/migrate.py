@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from importlib.resources import files
 from typing import Any, Final
 
@@ -159,50 +160,50 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: "
             "give the changed table another name"
         )
-    generation = _generation(connection, layout)
     _record(connection, layout)
-    _embedding(connection, layout, generation)
-    _read_side(connection, layout, generation)
-    tables = {"record": record_table(layout.name), "embedding": embedding_table(layout.name, generation)}
-    connection.execute(SQL.filled("grant_worker_collection", **tables))
+    live = _live(connection, layout)
+    make_embedding(connection, live)
+    make_read_side(connection, replace(layout, generation=live))
     return [f"collection {layout.name}"] if row[2] else []
 
 
-def _generation(connection: Connection, layout: CollectionLayout) -> int:
-    """The live generation's number; the first one is made here."""
-    wanted = layout.generation
-    row = _one(connection, SQL["live_generation"], {"collection": layout.name})
-    if row:
-        _same(layout.name, wanted, row)
-        return int(row[0])
-    connection.execute(
-        SQL["insert_generation"],
-        {
-            "collection": layout.name,
-            "fingerprint": wanted.fingerprint,
-            "model": wanted.model,
-            "dimension": wanted.dimension,
-            "template": wanted.template,
-            "max_tokens": wanted.max_tokens,
-            "overlap_tokens": wanted.overlap_tokens,
-        },
-    )
-    return 1
+def fed_generations(connection: Connection, collection: str) -> list[GenerationInfo]:
+    """Those that are fed, the live one first."""
+    return [
+        GenerationInfo(*row) for row in connection.execute(SQL["generations"], {"collection": collection})
+    ]
 
 
-def _same(name: str, wanted: GenerationInfo, row: tuple[Any, ...]) -> None:
-    number, fingerprint, model, template, max_tokens, overlap_tokens = row
-    if fingerprint == wanted.fingerprint:
+def insert_generation(connection: Connection, generation: GenerationInfo) -> None:
+    """Its row alone."""
+    values = asdict(generation)
+    connection.execute(SQL["insert_generation"], values)
+
+
+def _live(connection: Connection, layout: CollectionLayout) -> GenerationInfo:
+    """The live generation as it is stored; a collection's first one is made here, and no other."""
+    fed = fed_generations(connection, layout.name)
+    if not fed:
+        insert_generation(connection, layout.generation)
+        return layout.generation
+    _check_wanted(layout.name, layout.generation, fed)
+    return fed[0]
+
+
+def _check_wanted(name: str, wanted: GenerationInfo, fed: Sequence[GenerationInfo]) -> None:
+    """Raise GenerationMismatch unless the spec's vectors are those of a generation that is fed."""
+    if any(each.fingerprint == wanted.fingerprint for each in fed):
         return
+    live = fed[0]
     parts = (
-        ("model", model, wanted.model),
-        ("template", template, wanted.template),
-        ("chunk.max_tokens", max_tokens, wanted.max_tokens),
-        ("chunk.overlap_tokens", overlap_tokens, wanted.overlap_tokens),
+        ("model", live.model, wanted.model),
+        ("template", live.template, wanted.template),
+        ("chunk.max_tokens", live.max_tokens, wanted.max_tokens),
+        ("chunk.overlap_tokens", live.overlap_tokens, wanted.overlap_tokens),
     )
     changed = [part for part, was, now in parts if was != now] or ["model files"]
     raise GenerationMismatch(
-        f"{', '.join(changed)} of {name} changed against its live generation {number}: its vectors would change; "
+        f"{', '.join(changed)} of {name} changed against its live generation {live.number}: its vectors would change; "
         f"undo it, or run upwell generation create {name}"
     )
 
@@ -232,20 +233,27 @@ def _type(column: Column) -> sql.SQL:
     return sql.SQL(column.type)
 
 
-def _embedding(connection: Connection, layout: CollectionLayout, generation: int) -> None:
-    table, name = embedding_table(layout.name, generation), f"embedding_{layout.name}_g{generation}"
-    dimension = sql.Literal(layout.generation.dimension)
+def make_embedding(connection: Connection, generation: GenerationInfo) -> None:
+    """A generation's table with its indexes, and what a worker may do with it."""
+    collection, number = generation.collection, generation.number
+    table, name = embedding_table(collection, number), f"embedding_{collection}_g{number}"
+    dimension = sql.Literal(generation.dimension)
     connection.execute(SQL.filled("create_embedding", embedding=table, dimension=dimension))
     for kind in ("hash", "hnsw"):
         index = sql.Identifier(f"{name}_{kind}")
         connection.execute(SQL.filled(f"index_{kind}", index=index, embedding=table))
+    connection.execute(
+        SQL.filled("grant_worker_collection", record=record_table(collection), embedding=table)
+    )
 
 
-def _read_side(connection: Connection, layout: CollectionLayout, generation: int) -> None:
+def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
+    """View and search function over the layout's generation. What readers hold stays valid where no column goes."""
     view, function = sql.Identifier("upwell", layout.name), sql.Identifier("upwell", f"search_{layout.name}")
     keys = {column.name for column in layout.key}
     wanted = [column for column in layout.columns if column.name not in keys]
-    there = [row[0] for row in connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"})]
+    columns = connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"}).fetchall()
+    there = [row[0] for row in columns]
     shown = there[len(keys) + len(_VIEW_TYPES) :]
     metadata = sorted(
         wanted, key=lambda column: shown.index(column.name) if column.name in shown else len(shown)
@@ -254,18 +262,22 @@ def _read_side(connection: Connection, layout: CollectionLayout, generation: int
         "view": view,
         "function": function,
         "record": record_table(layout.name),
-        "embedding": embedding_table(layout.name, generation),
+        "embedding": embedding_table(layout.name, layout.generation.number),
         "model": sql.Literal(layout.generation.model),
         "collection": sql.Literal(layout.name),
-        "generation": sql.Literal(generation),
+        "generation": sql.Literal(layout.generation.number),
         "keys": sql.SQL(", ").join(sql.Identifier("r", column.name) for column in layout.key),
         "metadata": sql.Composed([sql.SQL(", ") + sql.Identifier("r", column.name) for column in metadata]),
         "returns": sql.SQL(", ").join(_returned(layout, metadata)),
         "selected": sql.SQL(", ").join(sql.Identifier(name) for name in _selected(layout, metadata)),
     }
-    if not set(shown) <= {column.name for column in wanted}:
+    sized = any(name == "embedding" and not plain for name, plain in columns)
+    if sized or not set(shown) <= {column.name for column in wanted}:
         connection.execute(SQL.filled("drop_view", **parts))
-    for query in ("create_view", "drop_search", "create_search", "grant_view", "grant_search"):
+        shown = []
+    if shown != [column.name for column in metadata]:
+        connection.execute(SQL.filled("drop_search", **parts))
+    for query in ("create_view", "create_search", "grant_view", "grant_search"):
         connection.execute(SQL.filled(query, **parts))
 
 

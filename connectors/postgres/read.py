@@ -18,7 +18,7 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
-from schemas.errors import GenerationMismatch, SettingsError
+from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
 from schemas.readings import CollectionReading, PendingReading, Readings, SketchReading, WorkerReading
 
@@ -69,6 +69,15 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             sketches=[SketchReading(*row) for row in _rows(connection, "sketches", of)],
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
         )
+
+
+def live_model(connection: Connection, collection: str) -> str:
+    """The model of a query vector. Raises MigrationNeeded for a collection that is not in the sink."""
+    with sink_errors():
+        found = _rows(connection, "live_model", {"collection": collection})
+    if not found:
+        raise MigrationNeeded(f"collection {collection} is not in the sink yet: run `upwell migrate` first")
+    return str(found[0][0])
 
 
 def search_rows(

@@ -92,6 +92,10 @@ class PostgresStore(IntakeTransactions, EmbedTransactions):
         """Whether any of these loads has only to be completed."""
         return await self._holds(CAPTURE["scanned"], {"names": list(names)})
 
+    async def set_problems(self, problems: Sequence[str]) -> None:
+        """Say in the sink what this worker cannot do; none says that all is well."""
+        await self._run("set_worker_problems", {"slot": self._slot, "problems": Jsonb(list(problems))})
+
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""
         return await self._holds(SQL["repairs_due"], {"again_seconds": AGAIN_SECONDS})

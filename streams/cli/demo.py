@@ -102,7 +102,7 @@ class _InBackground:
         from streams.app import encoder_of
 
         try:
-            self._found.append(encoder_of(self._settings))
+            self._found.append(encoder_of(self._settings, self._settings.model.name))
         except Exception as error:
             self._found.append(error)
 

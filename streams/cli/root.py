@@ -20,6 +20,11 @@ COMMANDS: Final = {
     "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
     "status": ("streams.cli.status", "status", "One screen: what works, what is wrong, the next step."),
+    "generation": (
+        "streams.cli.generation",
+        "generation",
+        "Another model, template or chunking, beside the live one.",
+    ),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "demo": (
         "streams.cli.demo",

@@ -31,27 +31,26 @@ def search(ctx: click.Context, collection: str, text: str, k: int, json_: bool) 
     """The chunks of COLLECTION nearest to TEXT: score, key, chunk number, staleness, text."""
     if not text.strip():
         raise click.BadParameter("is blank", param_hint="TEXT")
-    settings = settings_from(ctx)
-    hits = find(settings, collection, text, k)
+    model, hits = find(settings_from(ctx), collection, text, k)
     if json_:
-        click.echo(json.dumps(as_json(settings, collection, text, hits), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(as_json(model, collection, text, hits), indent=2, ensure_ascii=False))
     else:
         render(hits)
 
 
-def find(settings: Settings, collection: str, text: str, k: int) -> list[SearchHit]:
-    """Encode and search. What is cheap to find wrong is found before the model is loaded."""
+def find(settings: Settings, collection: str, text: str, k: int) -> tuple[str, list[SearchHit]]:
+    """The live generation's model, and what it finds. What is cheap to find wrong is found before it is loaded."""
     if collection not in settings.collections:
         known = ", ".join(sorted(settings.collections)) or "none"
         raise SettingsError(f"no collection {collection!r} in the spec: it has {known}")
     from connectors.encoder import load_encoder
     from connectors.postgres.capture_state import connect_sink
-    from connectors.postgres.read import search_rows
+    from connectors.postgres.read import live_model, search_rows
 
     with connect_sink(settings.sink.dsn) as connection:
-        model = load_encoder(settings.model.name, threads=settings.worker.threads or None)
-        vector = model.encode([text])[0]
-        return search_rows(connection, collection, settings.model.name, vector, k)
+        name = live_model(connection, collection)
+        vector = load_encoder(name, threads=settings.worker.threads or None).encode([text])[0]
+        return name, search_rows(connection, collection, name, vector, k)
 
 
 def render(hits: Sequence[SearchHit]) -> None:
@@ -74,11 +73,11 @@ def _state(hit: SearchHit) -> str:
     return "stale" if hit.stale_seconds is None else f"stale {duration(hit.stale_seconds)}"
 
 
-def as_json(settings: Settings, collection: str, text: str, hits: Sequence[SearchHit]) -> dict[str, Any]:
+def as_json(model: str, collection: str, text: str, hits: Sequence[SearchHit]) -> dict[str, Any]:
     """The hits for a machine, times in UTC."""
     return {
         "collection": collection,
-        "model": settings.model.name,
+        "model": model,
         "query": text,
         "hits": [{name: _plain(value) for name, value in asdict(hit).items()} for hit in hits],
     }

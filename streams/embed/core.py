@@ -47,13 +47,15 @@ def to_encode(cuts: Sequence[Cut], known: Collection[bytes]) -> dict[bytes, str]
     return missing
 
 
-def embed_write(one: Cut, vectors: Mapping[bytes, Sequence[float]]) -> EmbedWrite:
+def embed_write(
+    one: Cut, vectors: Mapping[bytes, Sequence[float]], copy_from: int | None = None
+) -> EmbedWrite:
     """What is written for a document: encoded vectors, and None for those that the sink holds."""
     chunks = [
         ChunkVector(number, text, digest, vectors.get(digest))
         for number, (digest, text) in enumerate(zip(one.hashes, one.texts, strict=True))
     ]
-    return EmbedWrite(one.claim, chunks)
+    return EmbedWrite(one.claim, chunks, copy_from)
 
 
 def counts(

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from schemas.errors import Conflict, Halt, Retry, UnusableVector, UpwellError
+from schemas.errors import Conflict, DocumentTooLarge, Halt, Retry, UnusableVector, UpwellError
 from schemas.sink import Claim, EmbedWrite, WriteOutcome
 from schemas.template import Template
 from streams.embed.core import Cut, counts, cut, embed_write, to_encode
@@ -32,11 +32,17 @@ LONGEST_RETRY_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one generation's documents are made from rows."""
+    """How one generation's documents are made from rows, and their vectors.
+
+    `is_live`: its delays are what is measured. `copy_from`: a generation of the same model, whose vectors may be taken.
+    """
 
     template: Template
     chunker: Chunker
+    encoder: Encoder
     max_document_bytes: int
+    is_live: bool = True
+    copy_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +57,11 @@ class EmbedLimits:
 
 
 class Embedder:
-    """Embeds pending rows until stopped. One per process; the model runs in `executor`, off the event loop."""
+    """Embeds pending rows until stopped. One per process; the models run in `executor`, off the event loop."""
 
     def __init__(
         self,
         store: EmbedStore,
-        encoder: Encoder,
         recipes: Mapping[tuple[str, int], Recipe],
         measures: Measures,
         *,
@@ -64,15 +69,19 @@ class Embedder:
         limits: EmbedLimits,
         executor: Executor,
     ) -> None:
-        self._store, self._encoder, self._recipes, self._measures = store, encoder, recipes, measures
+        self._store, self._recipes, self._measures = store, recipes, measures
         self._slot, self._limits, self._executor = slot, limits, executor
-        self._collections = sorted({collection for collection, _ in recipes})
         self._wake = asyncio.Event()
         self._batch = limits.batch
         self._stopping = False
 
     def wake(self) -> None:
         """There is a pending row: do not wait for the poll."""
+        self._wake.set()
+
+    def use(self, recipes: Mapping[tuple[str, int], Recipe]) -> None:
+        """From the next step on, embed for these generations."""
+        self._recipes = recipes
         self._wake.set()
 
     def stop(self) -> None:
@@ -108,8 +117,9 @@ class Embedder:
 
     async def step(self) -> int:
         """Claim and embed one batch. Returns the number of claims."""
+        recipes = self._recipes
         claims = await self._store.claim(
-            self._collections,
+            sorted(recipes),
             self._slot,
             self._batch,
             self._limits.backfill_share,
@@ -121,10 +131,10 @@ class Embedder:
         for claim in claims:
             if claim.attempts == 0:
                 groups.setdefault((claim.collection, claim.generation), []).append(claim)
-        for group in groups.values():
-            await self._embed(group)
+        for place, group in groups.items():
+            await self._embed(recipes[place], group)
         for claim in again:
-            await self._embed([claim])
+            await self._embed(recipes[claim.collection, claim.generation], [claim])
         self._adapt(len(claims), time.monotonic() - started)
         return len(claims)
 
@@ -134,43 +144,53 @@ class Embedder:
             fitting = int(STEP_SECONDS / max(seconds / claims, 1e-6))
             self._batch = max(1, min(self._limits.batch, fitting))
 
-    async def _embed(self, claims: Sequence[Claim]) -> None:
+    async def _embed(self, recipe: Recipe, claims: Sequence[Claim]) -> None:
         """Embed claims of one generation. A failure is isolated to its own document by trying each alone."""
         started = time.monotonic()
         try:
-            cuts = await self._cut(claims)
+            cuts = await self._cut(recipe, claims)
             if not cuts:
                 return
-            writes, encoded = await self._encoded(cuts)
-            await self._write(cuts, writes, encoded, time.monotonic() - started)
+            writes, encoded = await self._encoded(recipe, cuts)
+            await self._write(recipe, cuts, writes, encoded, time.monotonic() - started)
         except (Halt, Retry):
             raise
         except Exception as error:
-            await self._isolate(claims, error)
+            await self._isolate(recipe, claims, error)
 
-    async def _cut(self, claims: Sequence[Claim]) -> list[Cut]:
-        recipe = self._recipes[(claims[0].collection, claims[0].generation)]
+    async def _cut(self, recipe: Recipe, claims: Sequence[Claim]) -> list[Cut]:
         loop = asyncio.get_running_loop()
 
         def work() -> list[Cut]:
-            return [cut(claim, recipe.chunker.chunks(recipe.template.render(claim.row))) for claim in claims]
+            return [cut(claim, recipe.chunker.chunks(_document(recipe, claim))) for claim in claims]
 
         return await loop.run_in_executor(self._executor, work)
 
-    async def _encoded(self, cuts: Sequence[Cut]) -> tuple[list[EmbedWrite], frozenset[bytes]]:
+    async def _encoded(
+        self, recipe: Recipe, cuts: Sequence[Cut]
+    ) -> tuple[list[EmbedWrite], frozenset[bytes]]:
         claim = cuts[0].claim
         hashes = {digest for one in cuts for digest in one.hashes}
         known = await self._store.known_hashes(claim.collection, claim.generation, hashes)
+        if recipe.copy_from is not None and hashes - known:
+            known |= await self._store.known_hashes(claim.collection, recipe.copy_from, hashes - known)
         missing = to_encode(cuts, known)
         vectors: dict[bytes, Sequence[float]] = {}
         if missing:
             loop = asyncio.get_running_loop()
-            encoded = await loop.run_in_executor(self._executor, self._encoder.encode, list(missing.values()))
+            encoded = await loop.run_in_executor(
+                self._executor, recipe.encoder.encode, list(missing.values())
+            )
             vectors = dict(zip(missing, encoded, strict=True))
-        return [embed_write(one, vectors) for one in cuts], frozenset(missing)
+        return [embed_write(one, vectors, recipe.copy_from) for one in cuts], frozenset(missing)
 
     async def _write(
-        self, cuts: Sequence[Cut], writes: Sequence[EmbedWrite], encoded: frozenset[bytes], seconds: float
+        self,
+        recipe: Recipe,
+        cuts: Sequence[Cut],
+        writes: Sequence[EmbedWrite],
+        encoded: frozenset[bytes],
+        seconds: float,
     ) -> None:
         claim = cuts[0].claim
         own = await self._store.own_hashes(
@@ -182,6 +202,10 @@ class Embedder:
                 break
             except Conflict as error:
                 log.info("embed write conflict", collection=claim.collection, error=str(error))
+        if not recipe.is_live:
+            written = sum(outcome in (WriteOutcome.WRITTEN, WriteOutcome.MOVED_ON) for outcome in outcomes)
+            self._measures.count(claim.collection, visible_at, "fill_written", written)
+            return
         for one, outcome in zip(cuts, outcomes, strict=True):
             self._measures.count(claim.collection, visible_at, f"embed_{outcome.value}")
             if outcome in (WriteOutcome.WRITTEN, WriteOutcome.MOVED_ON):
@@ -190,10 +214,10 @@ class Embedder:
         for name in ("encoded", "kept", "copied"):
             self._measures.count(claim.collection, visible_at, f"chunks_{name}", getattr(result, name))
 
-    async def _isolate(self, claims: Sequence[Claim], error: Exception) -> None:
+    async def _isolate(self, recipe: Recipe, claims: Sequence[Claim], error: Exception) -> None:
         if len(claims) > 1:
             for claim in claims:
-                await self._embed([claim])
+                await self._embed(recipe, [claim])
             return
         claim = claims[0]
         hopeless = isinstance(error, UpwellError) and not isinstance(error, UnusableVector)
@@ -208,3 +232,14 @@ class Embedder:
             dead_letter=last,
         )
         await self._store.fail(claim, error, None if last else pause)
+
+
+def _document(recipe: Recipe, claim: Claim) -> str:
+    """Raises TemplateError, and DocumentTooLarge: intake has checked the text of its own template only."""
+    text = recipe.template.render(claim.row)
+    size = len(text.encode())
+    if size > recipe.max_document_bytes:
+        raise DocumentTooLarge(
+            f"the document has {size} bytes, max_document_bytes is {recipe.max_document_bytes}"
+        )
+    return text

@@ -83,12 +83,13 @@ class CollectionReport:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """A worker slot, and how long ago its process said that it lives."""
+    """A worker slot, how long ago its process said that it lives, and what it cannot do."""
 
     slot: str
     host: str
     pid: int
     seen_seconds: float
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def _load(collection: CollectionReading, backfill: int) -> FirstLoad:
 
 def _worker(worker: WorkerReading, at: datetime) -> WorkerSeen:
     seen = max((at - worker.seen_at).total_seconds(), 0.0)
-    return WorkerSeen(worker.slot, worker.host, worker.pid, seen)
+    return WorkerSeen(worker.slot, worker.host, worker.pid, seen, worker.problems)
 
 
 def as_json(report: Report) -> dict[str, Any]:

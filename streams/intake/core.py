@@ -14,6 +14,11 @@ from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition
 from schemas.sink import Fence, IntakePlan, IntakeView, Lane, OffsetRange, RecordState, RecordWrite
 
 Complete = Callable[[Change, Mapping[str, JsonValue] | None], Change | Undecodable]
+#: Text and hash of a change by a generation's template; None if that template cannot render it.
+Render = Callable[[str, Change], tuple[str, bytes] | None]
+
+#: Bytes of one text hash within a record's.
+HASH_BYTES = 32
 
 #: Outcomes that get an audit row of their own; the others are audited as ranges of offsets with counts.
 AUDITED_SINGLY = frozenset({Outcome.APPLIED, Outcome.DELETED, Outcome.DEAD_LETTER})
@@ -109,12 +114,11 @@ class _Folded:
     committed_since: datetime | None = None
     changes: int = 0
     live: bool = False
-    empty: bool = False
     spoilt: list[Undecodable] = field(default_factory=list)
 
     def accept(self, change: Change) -> None:
         self.state = next_state(self.state, change)
-        self.last, self.empty = change, not change.text.strip()
+        self.last = change
         if not change.origin.snapshot:
             self.unreflected(change.origin.committed_at)
 
@@ -127,22 +131,25 @@ class _Folded:
         if self.committed_since is None or committed_at < self.committed_since:
             self.committed_since = committed_at
 
-    def write(self, key: str) -> RecordWrite | None:
+    def write(self, key: str, templates: Mapping[int, str], render: Render) -> RecordWrite | None:
         if self.last is None or self.state is None:
             return None
-        unchanged = (
-            self.stored is not None
-            and not self.stored.deleted
-            and not self.state.deleted
-            and self.stored.text_hash == self.state.text_hash
-        )
-        embed = "keep" if unchanged else "remove" if self.state.deleted or self.empty else "pending"
+        embeds: dict[int, str] = {}
+        if not self.state.deleted:
+            texts = {source: render(source, self.last) for source in sorted(set(templates.values()))}
+            hashes = sorted(found[1] for found in texts.values() if found is not None)
+            self.state = replace(self.state, text_hash=b"".join(hashes))
+            known = self._stored_hashes()
+            embeds = {number: _embed(texts[source], known) for number, source in templates.items()}
+        embed = next((each for each in ("pending", "remove", "keep") if each in embeds.values()), "remove")
         outcome = Outcome.DELETED if self.state.deleted else Outcome.APPLIED
+        unchanged = embed == "keep"
         return RecordWrite(
             key=key,
             state=self.state,
             origin=self.last.origin,
             embed=embed,
+            embed_otherwise={number: each for number, each in embeds.items() if each != embed},
             lane=Lane.LIVE if self.live else Lane.BACKFILL,
             committed_since=self.committed_since,
             changes=max(self.changes, 1),
@@ -151,12 +158,27 @@ class _Folded:
             outcome=Outcome.UNCHANGED if unchanged else outcome,
         )
 
+    def _stored_hashes(self) -> frozenset[bytes]:
+        """Of the stored text, by each template that was fed when it was stored."""
+        if self.stored is None or self.stored.deleted:
+            return frozenset()
+        joined = self.stored.text_hash
+        return frozenset(joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES))
+
+
+def _embed(found: tuple[str, bytes] | None, known: frozenset[bytes]) -> str:
+    """What becomes of a generation's vectors. What it cannot render is for its embedder to say, for it alone."""
+    if found is None:
+        return "pending"
+    text, digest = found
+    return "keep" if digest in known else "pending" if text.strip() else "remove"
+
 
 class _Batch:
     """One run of `decide`: the folded keys, the fence, and the outcome of every consumed offset in order."""
 
-    def __init__(self, view: IntakeView, complete: Complete) -> None:
-        self.view, self.complete = view, complete
+    def __init__(self, view: IntakeView, complete: Complete, render: Render) -> None:
+        self.view, self.complete, self.render = view, complete, render
         self.fence = view.fence
         self.keys: dict[str, _Folded] = {}
         self.outcomes: dict[tuple[TopicPartition, int], Outcome] = {}
@@ -259,7 +281,14 @@ class _Batch:
         return Outcome.DELETED
 
     def plan(self) -> IntakePlan:
-        writes = [write for key in sorted(self.keys) if (write := self.keys[key].write(key)) is not None]
+        templates, render = self.view.templates, self.render
+        if not templates:  # a store that knows one template only, which is the decoder's
+            templates, render = {1: ""}, as_decoded
+        writes = [
+            write
+            for key in sorted(self.keys)
+            if (write := self.keys[key].write(key, templates, render)) is not None
+        ]
         for write in writes:
             self.outcomes[(write.at, write.state.version.offset)] = write.outcome
         positions: dict[TopicPartition, int] = {}
@@ -296,13 +325,23 @@ def _ranges(outcomes: Mapping[tuple[TopicPartition, int], Outcome]) -> Iterable[
         yield run
 
 
-def decide(events: Sequence[Change | Undecodable], view: IntakeView, complete: Complete) -> IntakePlan:
+def as_decoded(template: str, change: Change) -> tuple[str, bytes]:
+    """The text that the decoder made, whatever the template."""
+    return change.text, change.text_hash
+
+
+def decide(
+    events: Sequence[Change | Undecodable],
+    view: IntakeView,
+    complete: Complete,
+    render: Render = as_decoded,
+) -> IntakePlan:
     """Fold `events` (arrival order; within a partition offset order) onto `view`.
 
     Every event's offset gets exactly one outcome (promise 4). Raises UnresolvedPlaceholder when a value was not
     sent and is not stored, so that the collection waits instead of embedding a placeholder.
     """
-    batch = _Batch(view, complete)
+    batch = _Batch(view, complete, render)
     for event in events:
         batch.take(event)
     return batch.plan()

@@ -103,7 +103,7 @@ class Intake:
         async def attempt() -> tuple[IntakePlan, datetime]:
             try:
                 return await self._store.intake(
-                    self._request(events), lambda view: decide(events, view, complete)
+                    self._request(events), lambda view: decide(events, view, complete, self._decoder.render)
                 )
             except Blocked as error:
                 if len(events) > 1:

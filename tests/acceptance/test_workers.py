@@ -42,7 +42,8 @@ SELECT p.topic, p.partition, p.next_offset,
 class Writer:
     """Changes rows, reproducibly, until told to stop."""
 
-    def __init__(self, deployment: Deployment, seed: int) -> None:
+    def __init__(self, deployment: Deployment, seed: int, pause_seconds: float = 0.005) -> None:
+        self._pause_seconds = pause_seconds
         self._deployment, self._random = deployment, random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write)
@@ -62,7 +63,7 @@ class Writer:
                 values = {"key": self._random.randint(1, 80), "text": f"text {self._random.random()}"}
                 source.execute(self._random.choice(CHANGES).replace("{{", "{").replace("}}", "}"), values)
                 self.written += 1
-                time.sleep(0.005)
+                time.sleep(self._pause_seconds)
 
 
 def workers(sink: psycopg.Connection[Any]) -> dict[str, int]:

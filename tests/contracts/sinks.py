@@ -98,8 +98,8 @@ class Sink(Protocol):
 
     async def remove_chunks(self, key: str) -> None: ...
 
-    async def add_generation(self, number: int) -> None:
-        """A second generation that is being filled."""
+    async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
+        """A second generation that is being filled; what is stored is not pending in it."""
         ...
 
 
@@ -140,8 +140,10 @@ class FakeSink:
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
 
-    async def add_generation(self, number: int) -> None:
-        self.store.generation_infos.append(generation(number=number, fingerprint="f2", state="filling"))
+    async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
+        self.store.generation_infos.append(
+            generation(number=number, fingerprint="f2", state="filling", template=template)
+        )
 
 
 @dataclass
@@ -200,11 +202,12 @@ class PostgresSink:
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
 
-    async def add_generation(self, number: int) -> None:
+    async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         await self.rows(
-            "INSERT INTO upwell.generation SELECT collection, %s, 'f2', model, dimension, template, max_tokens, "
+            "INSERT INTO upwell.generation SELECT collection, %s, 'f2', model, dimension, %s, max_tokens, "
             "overlap_tokens, 'filling' FROM upwell.generation WHERE collection = 'content'",
             number,
+            template,
         )
         await self.rows(
             f"CREATE TABLE upwell.embedding_content_g{number} (LIKE upwell.embedding_content_g1 INCLUDING ALL)"

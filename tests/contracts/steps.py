@@ -118,9 +118,11 @@ async def take_in(
     return (await store.intake(request, lambda view: made))[1]
 
 
-async def claim(store: WorkerStore, limit: int = 10, **changed: Any) -> list[Claim]:
+async def claim(
+    store: WorkerStore, limit: int = 10, generations: Sequence[int] = (1,), **changed: Any
+) -> list[Claim]:
     values: dict[str, Any] = {"slot": "w1", "limit": limit, "backfill_share": 0.2, "lease_seconds": 60.0}
-    return list(await store.claim(["content"], **{**values, **changed}))
+    return list(await store.claim([("content", number) for number in generations], **{**values, **changed}))
 
 
 def document(claimed: Claim, *texts: str, kept: Sequence[str] = ()) -> EmbedWrite:

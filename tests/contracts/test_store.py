@@ -384,9 +384,10 @@ async def test_h19_every_fed_generation_gets_a_row(sink: Sink) -> None:
         "filling",
         "live",
     ]
-    claims = await claim(sink.store)
     for number in (1, 2):
-        await embed(sink.store, *(each for each in claims if each.generation == number))
+        claims = await claim(sink.store, generations=[number])
+        assert {each.generation for each in claims} == {number}, "only what this worker has a recipe for"
+        await embed(sink.store, *claims)
     assert await sink.chunks("[2]", 2) == ["b"]
     await take_in(sink.store, change(2, 3, None))
     assert await sink.chunks("[2]", 1) == await sink.chunks("[2]", 2) == []

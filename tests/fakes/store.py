@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from schemas.change import TopicPartition, Undecodable, Version
 from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
@@ -33,6 +33,7 @@ from schemas.sink import (
 )
 
 Place = tuple[str, datetime, str]
+FED: Final = ("filling", "live", "retired")
 PendingKey = tuple[str, int, str]
 
 
@@ -107,6 +108,7 @@ class FakeStore:
     repairs: dict[tuple[str, str], tuple[Version, bool]] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
     closed: bool = False
     _refusals: list[tuple[Exception, bool]] = field(default_factory=list)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -170,7 +172,12 @@ class FakeStore:
             for key, state in found.items()
             if self.repairs.get((request.collection, key)) == (state.version, True)
         )
-        return IntakeView(self.fences.get(request.collection), found, repairs)
+        templates = {
+            each.number: each.template
+            for each in self.generation_infos
+            if each.collection == request.collection and each.state != "dropped"
+        }
+        return IntakeView(self.fences.get(request.collection), found, repairs, templates)
 
     def _check_versions(self, collection: str, plan: IntakePlan) -> None:
         stored = self.records.get(collection, {})
@@ -189,7 +196,7 @@ class FakeStore:
             records[write.key] = write.state
             self._follow(collection, write, now)
         for key, version in plan.truncated.items():
-            self._close_dead_letters(collection, key, version, kept=False)
+            self._close_dead_letters(collection, key, version, [])
         for letter in plan.dead_letters:
             self._bury(collection, letter)
         for each in plan.ranges:
@@ -205,11 +212,14 @@ class FakeStore:
 
     def _follow(self, collection: str, write: RecordWrite, now: datetime) -> None:
         """What a stored record entails: vectors, pending rows, dead letters, audit."""
-        if write.embed == "remove":
-            self._remove(collection, write.key)
-        elif write.embed == "pending":
-            self._make_pending(collection, write, now)
-        self._close_dead_letters(collection, write.key, write.state.version, kept=write.embed == "keep")
+        fed = self._generations(collection, *FED)
+        for number in fed:
+            if write.embed_in(number) == "remove":
+                self._remove(collection, write.key, number)
+            elif write.embed_in(number) == "pending":
+                self._make_pending(collection, number, write, now)
+        kept = [number for number in fed if write.embed_in(number) == "keep"]
+        self._close_dead_letters(collection, write.key, write.state.version, kept)
         if write.outcome.value != "unchanged":
             self._audit(collection, write.outcome.value, write.key, version=write.state.version)
 
@@ -218,39 +228,40 @@ class FakeStore:
         records = self.records.setdefault(collection, {})
         for key in [key for key, state in records.items() if is_below(fence, state)]:
             del records[key]
-            self._remove(collection, key)
+            for number in self._generations(collection, *FED):
+                self._remove(collection, key, number)
             for letter in self.dead_letters:
                 if letter.stage == "embed" and (letter.collection, letter.key) == (collection, key):
                     letter.closed_by = letter.closed_by or "superseded"
 
-    def _remove(self, collection: str, key: str) -> None:
-        for number in self._generations(collection):
-            self.pending.pop((collection, number, key), None)
-            self.embeddings.get((collection, number), {}).pop(key, None)
+    def _remove(self, collection: str, key: str, number: int) -> None:
+        self.pending.pop((collection, number, key), None)
+        self.embeddings.get((collection, number), {}).pop(key, None)
 
-    def _make_pending(self, collection: str, write: RecordWrite, now: datetime) -> None:
+    def _make_pending(self, collection: str, number: int, write: RecordWrite, now: datetime) -> None:
+        """Only the live generation has a live lane."""
         changes = write.changes if write.committed_since is not None else 0
-        for number in self._generations(collection, "live", "filling"):
-            row = self.pending.get((collection, number, write.key))
-            if row is None:
-                self.pending[collection, number, write.key] = Pending(
-                    write.state.version, write.lane, write.committed_since, changes, now, now
-                )
-                continue
-            row.version, row.available_at, row.attempts, row.last_error = write.state.version, now, 0, None
-            row.lane = Lane.LIVE if Lane.LIVE in (row.lane, write.lane) else Lane.BACKFILL
-            if row.token is None:
-                row.pending_since = least(row.pending_since, write.committed_since)
-                row.changes += changes
-            else:
-                row.next_since = least(row.next_since, write.committed_since)
-                row.next_changes += changes
+        lane = write.lane if number in self._generations(collection, "live") else Lane.BACKFILL
+        row = self.pending.get((collection, number, write.key))
+        if row is None:
+            self.pending[collection, number, write.key] = Pending(
+                write.state.version, lane, write.committed_since, changes, now, now
+            )
+            return
+        row.version, row.available_at, row.attempts, row.last_error = write.state.version, now, 0, None
+        row.lane = Lane.LIVE if Lane.LIVE in (row.lane, lane) else Lane.BACKFILL
+        if row.token is None:
+            row.pending_since = least(row.pending_since, write.committed_since)
+            row.changes += changes
+        else:
+            row.next_since = least(row.next_since, write.committed_since)
+            row.next_changes += changes
 
-    def _close_dead_letters(self, collection: str, key: str, version: Version, *, kept: bool) -> None:
-        """One of the embed stage stays open while the text is still what could not be embedded."""
+    def _close_dead_letters(self, collection: str, key: str, version: Version, kept: Collection[int]) -> None:
+        """One of the embed stage stays open while the text is still what its generation could not embed."""
         for letter in self.dead_letters:
             mine = (letter.collection, letter.key) == (collection, key) and letter.closed_by is None
-            if mine and not (kept and letter.stage == "embed") and letter.version < version:
+            if mine and letter.generation not in kept and letter.version < version:
                 letter.closed_by, letter.letter = "superseded", None
 
     def _bury(self, collection: str, letter: Undecodable) -> None:
@@ -273,12 +284,17 @@ class FakeStore:
     # -- embed
 
     async def claim(
-        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+        self,
+        generations: Collection[tuple[str, int]],
+        slot: str,
+        limit: int,
+        backfill_share: float,
+        lease_seconds: float,
     ) -> Sequence[Claim]:
         async with self._lock:
             self._refusal(after_commit=False)
             now = self.clock()
-            lanes = {lane: self._claimable(collections, lane, now) for lane in Lane}
+            lanes = {lane: self._claimable(generations, lane, now) for lane in Lane}
             reserved = min(
                 len(lanes[Lane.BACKFILL]), math.floor(limit * backfill_share + random.random()), limit
             )
@@ -287,12 +303,14 @@ class FakeStore:
             claims = [self._claim(key, slot, now, lease_seconds) for key in chosen]
             return [claim for claim in claims if claim is not None]
 
-    def _claimable(self, collections: Collection[str], lane: Lane, now: datetime) -> list[PendingKey]:
+    def _claimable(
+        self, generations: Collection[tuple[str, int]], lane: Lane, now: datetime
+    ) -> list[PendingKey]:
         free = [
             (row.pending_since or row.taken_in_at, key)
             for key, row in self.pending.items()
             if row.lane is lane
-            and key[0] in collections
+            and key[:2] in generations
             and row.available_at <= now
             and (row.token is None or (row.lease_until is not None and row.lease_until < now))
         ]
@@ -343,6 +361,8 @@ class FakeStore:
             self._refusal(after_commit=False)
             claim = writes[0].claim
             vectors = self._vectors(claim.collection, claim.generation)
+            if writes[0].copy_from is not None:
+                vectors = self._vectors(claim.collection, writes[0].copy_from) | vectors
             outcomes = [self._write(write, vectors) for write in writes]
             self._refusal(after_commit=True)
             return outcomes, self.clock()
@@ -417,7 +437,11 @@ class FakeStore:
             return len(held)
 
     async def generations(self) -> Sequence[GenerationInfo]:
-        return [each for each in self.generation_infos if each.state in {"live", "filling"}]
+        return [each for each in self.generation_infos if each.state != "dropped"]
+
+    async def set_problems(self, problems: Sequence[str]) -> None:
+        self._refusal(after_commit=False)
+        self.problems = list(problems)
 
     async def flush_measures(
         self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]

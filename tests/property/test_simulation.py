@@ -197,7 +197,12 @@ class MemoryStore:
         self.repairs.pop(key)
 
     async def claim(
-        self, collections: Collection[str], slot: str, limit: int, backfill_share: float, lease_seconds: float
+        self,
+        generations: Collection[tuple[str, int]],
+        slot: str,
+        limit: int,
+        backfill_share: float,
+        lease_seconds: float,
     ) -> Sequence[Claim]:
         now, claims = self._clock(), []
         free = [
@@ -759,7 +764,7 @@ class Simulation(RuleBasedStateMachine):
         """Claim, cut and look for known vectors; encode and write are another rule, so anything may come between."""
         if late:
             self.store.now += timedelta(seconds=200)
-        claims = drive(self.store.claim([COLLECTION], f"slot-{who}", limit, 0.25, 100))
+        claims = drive(self.store.claim([(COLLECTION, 1)], f"slot-{who}", limit, 0.25, 100))
         for each in claims:
             one = cut(each, str(each.row["text"]).split())
             known = drive(self.store.known_hashes(COLLECTION, 1, one.hashes))
@@ -851,10 +856,10 @@ class Simulation(RuleBasedStateMachine):
         self.claimed = [[], []]
         for who in range(2):
             drive(self.store.release(f"slot-{who}"))
-        recipe = Recipe(Template("{{ text }}"), WordChunker(), 1000)
+        recipe = Recipe(Template("{{ text }}"), WordChunker(), self.encoder, 1000)
         with ThreadPoolExecutor(1) as executor:
             embedder = Embedder(
-                self.store, self.encoder, {(COLLECTION, 1): recipe}, Measures(),
+                self.store, {(COLLECTION, 1): recipe}, Measures(),
                 slot="slot-0", limits=EmbedLimits(3, 0.25, 100, 1, 3), executor=executor,
             )  # fmt: skip
 

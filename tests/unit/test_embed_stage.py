@@ -47,9 +47,9 @@ def embedder(
     limits: EmbedLimits = AT_ONCE,
     measures: Measures | None = None,
 ) -> Embedder:
-    recipe = Recipe(Template("{{ text }}"), WordChunker(), 1000)
+    recipe = Recipe(Template("{{ text }}"), WordChunker(), encoder, 1000)
     recipes, measures = {("content", 1): recipe}, measures or Measures()
-    return Embedder(store, encoder, recipes, measures, slot="a", limits=limits, executor=executor)
+    return Embedder(store, recipes, measures, slot="a", limits=limits, executor=executor)
 
 
 def shown(store: MemoryStore) -> dict[str, str]:
@@ -275,7 +275,7 @@ async def test_a_halt_ends_the_run(executor: Executor) -> None:
 async def test_it_frees_its_slots_leases_and_wakes_at_once(executor: Executor) -> None:
     store, encoder, fatal = MemoryStore(), FakeEncoder(), list[BaseException]()
     stored(store, "[1]", "tea")
-    await store.claim(["content"], "a", 1, 0.25, 10_000)
+    await store.claim([("content", 1)], "a", 1, 0.25, 10_000)
     one = embedder(store, encoder, executor, replace(AT_ONCE, poll_seconds=60))
     running = asyncio.create_task(one.run(fatal.append))
     await until(lambda: "[1]" in store.embedding)

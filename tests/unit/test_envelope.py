@@ -71,7 +71,7 @@ def test_a_streamed_update() -> None:
     assert decoded.row["title"] == "Tea"
     assert decoded.row["tags"] == ["a", None]
     assert decoded.text == "Tea\nGreen"
-    assert decoded.text_hash == text_hash("Tea\nGreen")
+    assert decoded.text_hash == text_hash("Tea\nGreen", "{{ title }}\n{{ body }}")
     assert decoded.unavailable == frozenset()
 
 
@@ -276,7 +276,7 @@ def test_unavailable_columns_are_filled_from_the_stored_row() -> None:
         "New\nStored",
         frozenset(),
     )
-    assert completed.text_hash == text_hash("New\nStored")
+    assert completed.text_hash == text_hash("New\nStored", "{{ title }}\n{{ body }}")
 
 
 @pytest.mark.parametrize("stored", [None, {}, {"title": "x"}])

@@ -111,7 +111,7 @@ def test_json_keys_are_stable() -> None:
     told: dict[str, Any] = json.loads(json.dumps(as_json(build_report(READINGS)), allow_nan=False))
     assert list(told) == ["evaluated_at", "window_seconds", "collections", "workers"]
     assert told["evaluated_at"] == "2026-03-01T12:00:30+00:00"
-    assert told["workers"] == [{"slot": "w1", "host": "box", "pid": 42, "seen_seconds": 0.5}]
+    assert told["workers"] == [{"slot": "w1", "host": "box", "pid": 42, "seen_seconds": 0.5, "problems": []}]
     content = told["collections"]["content"]
     assert list(content) == [
         "pending",

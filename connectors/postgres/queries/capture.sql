@@ -4,9 +4,10 @@
 -- Whether the sink was migrated at all.
 SELECT to_regclass('upwell.lineage') IS NOT NULL AND to_regclass('upwell.collection') IS NOT NULL AS present;
 
--- name: live_models
--- What the live generations were made with.
-SELECT collection, model, dimension, max_tokens FROM upwell.generation WHERE state = 'live';
+-- name: generations
+-- All that are fed, the live one of a collection first.
+SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
+  FROM upwell.generation WHERE state <> 'dropped' ORDER BY collection, state <> 'live', number;
 
 -- name: lineage
 -- The newest lineage.
@@ -100,8 +101,10 @@ SELECT partition, next_offset FROM upwell.position WHERE topic = %(topic)s;
 SELECT pg_try_advisory_lock(hashtext('upwell.completing'), 0) AS taken;
 
 -- name: backfill_pending
--- Rows of the first load that are taken in and not yet searchable.
-SELECT count(*) AS rows FROM upwell.pending WHERE collection = %(collection)s AND lane = 'backfill';
+-- Rows of the first load that are taken in and not yet searchable; what fills beside the live generation is no load.
+SELECT count(*) AS rows FROM upwell.pending p
+  JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
+ WHERE p.collection = %(collection)s AND p.lane = 'backfill';
 
 -- name: re_reading
 -- Tables of which single rows may be under way again.

@@ -54,9 +54,10 @@ CREATE INDEX IF NOT EXISTS {index} ON {embedding} USING hnsw (embedding vector_c
 
 -- name: create_view
 -- Applications depend on this; metadata columns are last, so that new ones append. A dead letter is stale until it is
--- replayed or waived.
+-- replayed or waived. The vector has no dimension here, so that a generation of another one can take its place; the
+-- index is used all the same.
 CREATE OR REPLACE VIEW {view} AS
-SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding, {model}::text AS model, r._committed_at AS source_committed_at,
+SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::vector, {model}::text AS model, r._committed_at AS source_committed_at,
        e.embedded_at,
        EXISTS (SELECT 1 FROM upwell.pending p
                 WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key)
@@ -69,14 +70,18 @@ SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding, {model}::text AS model, r.
 DROP FUNCTION IF EXISTS {function}(text, vector, int, int)
 
 -- name: create_search
--- The planner settings that an application would forget, and a check that the query vector is of the live model.
-CREATE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT 100)
+-- The planner settings that an application would forget, and a check that the query vector is of the live model; again
+-- where the vectors are read, as a switch may come between. Replaced, not dropped, in a switch: a statement that has found the
+-- function would lose it.
+CREATE OR REPLACE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT 100)
 RETURNS TABLE ({returns}, score double precision)
 LANGUAGE plpgsql STABLE
 SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.ef_search = 100 -- both end with the function, what is set within it too
 AS $search$
 #variable_conflict use_column
+DECLARE
+    live_model text;
 BEGIN
     IF for_model IS DISTINCT FROM {model} THEN
         RAISE EXCEPTION 'the live model of % is %, the query vector is of %', {collection}, {model}, for_model
@@ -85,9 +90,17 @@ BEGIN
     PERFORM set_config('hnsw.ef_search', least(greatest(ef_search, k), 1000)::text, true);
     RETURN QUERY EXECUTE
         'WITH nearest AS MATERIALIZED (
-             SELECT v.*, v.embedding <=> $1 AS distance FROM {view} v ORDER BY v.embedding <=> $1 LIMIT $2)
+             SELECT v.*, v.embedding <=> $1 AS distance FROM {view} v
+              WHERE v.model = $3 ORDER BY v.embedding <=> $1 LIMIT $2)
          SELECT {selected}, 1 - distance FROM nearest ORDER BY distance'
-        USING query, k;
+        USING query, k, for_model;
+    IF NOT FOUND THEN
+        SELECT v.model INTO live_model FROM {view} v LIMIT 1;
+        IF live_model <> for_model THEN
+            RAISE EXCEPTION 'the live model of % is now %, the query vector is of %', {collection}, live_model, for_model
+                  USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    END IF;
 END $search$
 
 -- name: grant_view
@@ -97,8 +110,8 @@ GRANT SELECT ON {view} TO upwell_reader
 GRANT EXECUTE ON FUNCTION {function}(text, vector, int, int) TO upwell_reader
 
 -- name: view_columns
--- Of a view that is there already, in order.
-SELECT attname FROM pg_attribute
+-- Of a view that is there already, in order, and whether the type of each has no modifier.
+SELECT attname, atttypmod = -1 FROM pg_attribute
  WHERE attrelid = to_regclass(%(view)s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 
 -- name: drop_view
@@ -115,11 +128,12 @@ GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.colle
 GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker
 
 -- name: grant_worker_collection
-GRANT INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker
+GRANT SELECT, INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker
 
--- name: live_generation
-SELECT number, fingerprint, model, template, max_tokens, overlap_tokens FROM upwell.generation
- WHERE collection = %(collection)s AND state = 'live'
+-- name: generations
+-- Those that are fed, the live one first.
+SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
+  FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped' ORDER BY state <> 'live', number
 
 -- name: upsert_collection
 INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds)
@@ -128,8 +142,10 @@ ON CONFLICT (name) DO UPDATE SET threshold_seconds = excluded.threshold_seconds
 RETURNING table_name, key_columns, (xmax = 0) AS created
 
 -- name: insert_generation
-INSERT INTO upwell.generation (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state)
-VALUES (%(collection)s, 1, %(fingerprint)s, %(model)s, %(dimension)s, %(template)s, %(max_tokens)s, %(overlap_tokens)s, 'live')
+INSERT INTO upwell.generation
+       (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state, live_at)
+VALUES (%(collection)s, %(number)s, %(fingerprint)s, %(model)s, %(dimension)s, %(template)s, %(max_tokens)s,
+        %(overlap_tokens)s, %(state)s, CASE WHEN %(state)s = 'live' THEN clock_timestamp() END)
 
 -- name: collection_names
 SELECT name FROM upwell.collection ORDER BY name

@@ -19,9 +19,12 @@ SELECT p.collection, p.lane, count(*), min(least(p.pending_since, p.next_since))
  GROUP BY p.collection, p.lane
 
 -- name: dead_letters
-SELECT collection, count(*) FROM upwell.dead_letter
- WHERE closed_at IS NULL AND collection = ANY(%(names)s::text[])
- GROUP BY collection
+-- Of intake, and of live generations.
+SELECT d.collection, count(*) FROM upwell.dead_letter d
+ WHERE d.closed_at IS NULL AND d.collection = ANY(%(names)s::text[])
+   AND (d.generation IS NULL OR EXISTS (SELECT FROM upwell.generation g
+        WHERE g.collection = d.collection AND g.number = d.generation AND g.state = 'live'))
+ GROUP BY d.collection
 
 -- name: counters
 SELECT collection, name, sum(value)::bigint FROM upwell.counter
@@ -49,7 +52,10 @@ SELECT r.collection, r.stage,
   FROM rest r LEFT JOIN bins b ON b.collection = r.collection AND b.stage = r.stage
 
 -- name: workers
-SELECT slot, host, pid, started_at, seen_at FROM upwell.worker ORDER BY slot
+SELECT slot, host, pid, started_at, seen_at, problems FROM upwell.worker ORDER BY slot
+
+-- name: live_model
+SELECT model FROM upwell.generation WHERE collection = %(collection)s AND state = 'live'
 
 -- name: search
 -- The key columns are those before `chunk_no` (DESIGN 8), so no table but the function is needed.
@@ -63,6 +69,8 @@ SELECT waiting.key, min(waiting.since), clock_timestamp()
           JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
          WHERE p.collection = %(collection)s AND p.key = ANY(%(keys)s::text[])
         UNION ALL
-        SELECT key, committed_at FROM upwell.dead_letter
-         WHERE closed_at IS NULL AND collection = %(collection)s AND key = ANY(%(keys)s::text[])) AS waiting
+        SELECT key, committed_at FROM upwell.dead_letter d
+         WHERE closed_at IS NULL AND collection = %(collection)s AND key = ANY(%(keys)s::text[])
+           AND (d.generation IS NULL OR EXISTS (SELECT FROM upwell.generation g
+                WHERE g.collection = d.collection AND g.number = d.generation AND g.state = 'live'))) AS waiting
  GROUP BY waiting.key

@@ -1,5 +1,5 @@
 -- name: lock_collection
--- Intake and embed share it; truncate, sweep and generation commands take it alone.
+-- Intake and embed share it; truncate, sweep and generation commands (generations.sql) take it alone.
 SELECT pg_advisory_xact_lock_shared(hashtext('upwell.collection'), hashtext(%(collection)s))
 
 -- name: lock_collection_alone
@@ -18,11 +18,11 @@ SELECT _key, _deleted, _text_hash, _lineage, _offset, _streamed, _lsn, _sequence
   FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR UPDATE
 
 -- name: intake_state
--- Fence, the generations that are fed, keys whose re-read is still wanted of just the version that is stored, and the
--- newest lineage.
+-- Fence, the generations that are fed with their templates (those that exist: filling, live and retired), keys whose
+-- re-read is still wanted of just the version that is stored, and the newest lineage.
 SELECT fence_lineage, fence_lsn,
-       ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state IN ('live', 'filling')),
-       ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name),
+       ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state <> 'dropped' ORDER BY 1),
+       ARRAY(SELECT template FROM upwell.generation g WHERE g.collection = c.name AND state <> 'dropped' ORDER BY number),
        ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
               WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.asked
                 AND (s._lineage, s._offset) = (r.lineage, r."offset")),
@@ -75,20 +75,26 @@ ON CONFLICT (_key) DO UPDATE
 -- name: remove_pending
 DELETE FROM upwell.pending WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
 
+-- name: remove_pending_of
+-- Of generations in whose template the text is empty.
+DELETE FROM upwell.pending
+ WHERE collection = %(collection)s AND generation = ANY(%(generations)s::int[]) AND key = ANY(%(keys)s::text[])
+
 -- name: remove_embeddings
 DELETE FROM {embedding} WHERE key = ANY(%(keys)s::text[])
 
 -- name: upsert_pending
 -- `pending_since` is the oldest unreflected commit; of a claimed row it stays, and `next_since` is the first after the claim
--- (H18). A snapshot row has none and never demotes a live one.
+-- (H18). A snapshot row has none and never demotes a live one. Only the live generation has a live lane: the others may
+-- not hold it up.
 INSERT INTO upwell.pending AS p
        (collection, generation, key, lineage, "offset", lane, deadline, pending_since, changes, taken_in_at, available_at)
-SELECT %(collection)s, g, u.key, u.lineage, u."offset", u.lane,
+SELECT %(collection)s, g.number, u.key, u.lineage, u."offset", CASE WHEN g.state = 'live' THEN u.lane ELSE 'backfill' END,
        coalesce(u.since, clock_timestamp()) + c.threshold_seconds * interval '1 second',
        u.since, u.changes, clock_timestamp(), clock_timestamp()
   FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(lanes)s::text[],
               %(since)s::timestamptz[], %(changes)s::int[]) AS u(key, lineage, "offset", lane, since, changes)
- CROSS JOIN unnest(%(generations)s::int[]) AS g
+  JOIN upwell.generation g ON g.collection = %(collection)s AND g.number = ANY(%(generations)s::int[])
  CROSS JOIN (SELECT threshold_seconds FROM upwell.collection WHERE name = %(collection)s) AS c
 ON CONFLICT (collection, generation, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset",
@@ -105,13 +111,13 @@ ON CONFLICT (collection, generation, key) DO UPDATE
 
 -- name: close_dead_letters
 -- An accepted newer change of the key, a delete included, closes and empties its older dead letters (H38). One of the
--- embed stage stays open while the text is kept: it is still the one that could not be embedded.
+-- embed stage stays open while the text is kept in its generation: it is still the one that could not be embedded.
 UPDATE upwell.dead_letter d
    SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(kept)s::bool[])
+  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(kept)s::text[])
        AS u(key, lineage, "offset", kept)
  WHERE d.collection = %(collection)s AND d.closed_at IS NULL AND d.key = u.key
-   AND (d.lineage, d."offset") < (u.lineage, u."offset") AND (d.stage = 'intake' OR NOT u.kept)
+   AND (d.lineage, d."offset") < (u.lineage, u."offset") AND (d.stage = 'intake' OR d.generation <> ALL(u.kept::int[]))
 
 -- name: insert_dead_letters
 INSERT INTO upwell.dead_letter
@@ -165,16 +171,21 @@ SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(to
 
 -- name: claim
 -- Earliest deadline first; `reserved` of the backfill lane at least, if it has that many; what one lane leaves is the other's.
+-- Only of generations that the worker has a recipe for; a big fill without one must not be read through each time, so the
+-- backfill lane is looked at by generation.
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
-     WHERE lane = 'live' AND collection = ANY(%(collections)s::text[]) AND available_at <= clock_timestamp()
+     WHERE lane = 'live' AND available_at <= clock_timestamp()
+       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
        AND (token IS NULL OR lease_until < clock_timestamp())
      ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), b AS MATERIALIZED (
-    SELECT collection, generation, key, deadline FROM upwell.pending
-     WHERE lane = 'backfill' AND collection = ANY(%(collections)s::text[]) AND available_at <= clock_timestamp()
-       AND (token IS NULL OR lease_until < clock_timestamp())
-     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    SELECT f.* FROM unnest(%(collections)s::text[], %(generations)s::int[]) AS g(collection, generation)
+     CROSS JOIN LATERAL (
+        SELECT collection, generation, key, deadline FROM upwell.pending
+         WHERE lane = 'backfill' AND collection = g.collection AND generation = g.generation
+           AND available_at <= clock_timestamp() AND (token IS NULL OR lease_until < clock_timestamp())
+         ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS f
 ), n AS (
     SELECT least((SELECT count(*) FROM l), %(limit)s - least((SELECT count(*) FROM b), %(reserved)s)) AS live
 ), picked AS (
@@ -286,7 +297,7 @@ UPDATE upwell.pending
 
 -- name: generations
 SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
-  FROM upwell.generation WHERE state IN ('live', 'filling') ORDER BY collection, number
+  FROM upwell.generation WHERE state <> 'dropped' ORDER BY collection, number
 
 -- name: collections
 SELECT name, key_columns FROM upwell.collection
@@ -317,10 +328,14 @@ SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 -- name: register_worker
 INSERT INTO upwell.worker (slot, host, pid) VALUES (%(slot)s, %(host)s, %(pid)s)
 ON CONFLICT (slot) DO UPDATE
-   SET host = excluded.host, pid = excluded.pid, started_at = clock_timestamp(), seen_at = clock_timestamp()
+   SET host = excluded.host, pid = excluded.pid, started_at = clock_timestamp(), seen_at = clock_timestamp(),
+       problems = '[]'
 
 -- name: seen_worker
 UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
+
+-- name: set_worker_problems
+UPDATE upwell.worker SET problems = %(problems)s WHERE slot = %(slot)s
 
 -- name: make_audit_partitions
 SELECT upwell.make_audit_partitions(3, %(retention_days)s)
@@ -374,7 +389,7 @@ SELECT %(collection)s, 'deleted', _key, _lineage, _offset, _offset, jsonb_build_
   FROM {record} WHERE _key = ANY(%(keys)s::text[])
 
 -- name: generation_numbers
-SELECT number FROM upwell.generation WHERE collection = %(collection)s
+SELECT number FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped'
 
 -- name: close_absent_dead_letters
 UPDATE upwell.dead_letter d
