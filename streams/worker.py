@@ -117,6 +117,8 @@ class Worker:
         if self._embedder is not None:
             self._embedder.stop()
         with contextlib.suppress(Exception):
+            if isinstance(self._fatal, DeploymentChanged):
+                app.consumer.leave_group()  # type: ignore[attr-defined]
             await app.stop()  # type: ignore[attr-defined]
         await asyncio.wait(tasks, timeout=20)
         for task in (*tasks, flushing):

@@ -71,6 +71,17 @@ class PositionedConsumer(AiokafkaConsumer):  # type: ignore[misc]
         await self._thread.seek_wait(seek)
         return seek
 
+    def leave_group(self) -> None:
+        """Leave the group when this consumer stops, as a static member never does.
+
+        One that comes back with other topics would be given what it had, and nobody would read the new ones until
+        something else makes the group share out its partitions anew: minutes were seen.
+        """
+        consumer = getattr(self._thread, "_consumer", None)
+        coordinator = getattr(consumer, "_coordinator", None)
+        if coordinator is not None:
+            coordinator._group_instance_id = None
+
 
 class PositionedTransport(AiokafkaTransport):  # type: ignore[misc]
     """Faust's Kafka transport with our consumer."""
