@@ -131,7 +131,7 @@ async def _run(
             generations=generations,
             services=(
                 _listening(settings, wakes),
-                partial(watch, store, started_for),
+                partial(watch, store, started_for, list(settings.collections)),
                 store.keep_house,
                 repairing.run,
                 pacing.run,

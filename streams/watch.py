@@ -7,7 +7,7 @@ is not found. This service only makes workers notice within a second, also when 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from connectors.postgres.capture_state import Deployment
@@ -17,11 +17,13 @@ from schemas.errors import DeploymentChanged, Retry
 POLL_SECONDS: Final = 1.0
 
 
-async def watch(store: PostgresStore, started_for: Deployment, should_stop: Callable[[], bool]) -> None:
-    """Until told to stop. Raises DeploymentChanged; the sink being away is no matter here."""
+async def watch(
+    store: PostgresStore, started_for: Deployment, served: Collection[str], should_stop: Callable[[], bool]
+) -> None:
+    """Until told to stop. `served`: the worker's collections. Raises DeploymentChanged; the sink being away is no matter here."""
     while not should_stop():
         try:
-            changed = started_for.difference(await store.deployment())
+            changed = started_for.difference(await store.deployment(), served)
         except Retry:
             changed = ""
         if changed:

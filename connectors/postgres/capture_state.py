@@ -78,14 +78,17 @@ class Deployment:
     topics: tuple[str, ...]
     columns: tuple[str, ...]
 
-    def difference(self, other: Deployment) -> str:
-        """What is another one in `other`, in words; "" if nothing is."""
+    def difference(self, other: Deployment, served: Collection[str]) -> str:
+        """What is otherwise in `other` for a worker that serves these collections, in words; "" if nothing is."""
         if self.lineage != other.lineage:
             return f"lineage {other.lineage} has begun"
         changed = set(self.topics) ^ set(other.topics)
         if changed:
             return f"topics have come or gone: {', '.join(sorted({each.split()[0] for each in changed}))}"
-        moved = sorted(set(self.columns) ^ set(other.columns))
+        tables = {f"record_{name}" for name in served}
+        moved = sorted(
+            each for each in set(self.columns) ^ set(other.columns) if each.partition(".")[0] in tables
+        )
         return f"columns have come or gone: {', '.join(moved)}" if moved else ""
 
 

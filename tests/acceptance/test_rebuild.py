@@ -114,6 +114,7 @@ def test_a_dropped_slot_is_refused_and_rebuilt_without_ghosts(prepared: Deployme
 
 def test_collections_come_and_go_on_a_running_system(deployment: Deployment) -> None:
     """Only the spec and `migrate`: topics, connector, load and workers follow, while writes go on (H19, H25)."""
+    deployment.cli = "tests.fake_cli"
     spec = (deployment.directory / "upwell.toml").read_text()
     both, _, _ = spec.partition("\n[collections.customers]")
     (deployment.directory / "upwell.toml").write_text(both)

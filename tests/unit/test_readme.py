@@ -17,6 +17,7 @@ from schemas.names import VIEW_COLUMNS
 from schemas.spec import Chunking, CollectionSpec, Slo
 from streams.cli.root import cli
 from streams.settings import PLACES, Settings, variables
+from tests.fixtures.certificates import Authority
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
@@ -116,14 +117,27 @@ def test_every_key_of_the_spec_is_explained() -> None:
 
 
 def test_the_example_is_a_part_of_the_sample_spec() -> None:
-    examples = [
-        tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", section("The spec"), re.DOTALL)
-    ]
+    examples = toml_in(section("The spec"))
     assert examples
     sample = tomllib.loads((ROOT / "upwell.toml").read_text(encoding="utf-8"))
     for example in examples:
         Settings(**example)
         assert overlaid(sample, example) == sample
+
+
+def toml_in(text: str) -> list[dict[str, Any]]:
+    return [tomllib.loads(found) for found in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_example_of_secured_neighbours_is_accepted(tmp_path: Path) -> None:
+    """With files of ours where it names some of the reader's."""
+    authority, secret = Authority(tmp_path), tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    text = re.sub(r"/run/secrets/\w+", str(secret), section("Your own databases"))
+    (example,) = toml_in(text.replace("/etc/upwell/ca.pem", str(authority.ca_file)))
+    accepted = Settings(**example)
+    assert accepted.kafka.security().password == accepted.registry.access().password == "hunter2"
+    assert "password=hunter2" in accepted.source.dsn
 
 
 def overlaid(whole: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
