@@ -20,7 +20,10 @@ POLL_SECONDS: Final = 1.0
 async def watch(
     store: PostgresStore, started_for: Deployment, served: Collection[str], should_stop: Callable[[], bool]
 ) -> None:
-    """Until told to stop. `served`: the worker's collections. Raises DeploymentChanged; the sink being away is no matter here."""
+    """Until told to stop. `served`: the worker's collections. Raises DeploymentChanged.
+
+    The sink being away is no matter here.
+    """
     while not should_stop():
         try:
             changed = started_for.difference(await store.deployment(), served)

@@ -28,7 +28,7 @@ END: Final = "<!-- end of settings -->"
 PLANNED: Final = frozenset(
     {
         *("doctor", "monitor", "dead-letters", "reconcile", "model"),
-        *("generation", "benchmark", "uninstall"),
+        *("benchmark", "uninstall"),
     }
 )
 #: Being built; the walk-through of the README names it already.
