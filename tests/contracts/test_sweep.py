@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
 from connectors.kafka import TopicFacts
 from connectors.postgres.capture_state import CaptureState
+from connectors.postgres.removal import SQL as SINK
 from connectors.postgres.sweep import Scan, Sweep
 from schemas.change import TopicPartition
 from schemas.errors import DeploymentChanged
 from schemas.sink import Lane
 from tests.contracts.sinks import PostgresSink, Sink
 from tests.contracts.steps import AT, change, embed_all, take_in, undecodable
+from tests.deployment import until
 
 SCANNED = Scan("content", 2, {"0": 0})
 
@@ -24,6 +28,12 @@ SCANNED = Scan("content", 2, {"0": 0})
 def connection(postgres: PostgresSink) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(postgres.dsn, autocommit=True) as found:
         yield found
+
+
+def _one(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
 
 
 async def _begin(sink: Sink) -> None:
@@ -43,6 +53,21 @@ async def test_nothing_of_an_ended_lineage_is_taken_in(sink: Sink) -> None:
         await take_in(sink.store, change(2, 6, "too late"), expected=6, upto=7)
     assert await sink.alive() == ["[1]"]
     assert await sink.store.positions([AT.topic]) == {AT: 6}
+
+
+async def test_a_lineage_begins_after_the_intake_that_runs(
+    postgres: PostgresSink, connection: psycopg.Connection[Any]
+) -> None:
+    """Else an intake that read the old lineage as the newest could commit afterwards."""
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(postgres.dsn) as intake:
+        intake.execute(SINK["lock_collection"], {"collection": "content"})
+        begun = thread.submit(asyncio.run, _begin(postgres))
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        until(lambda: _one(connection, query) == 1, 10, "it waits for the intake")
+        assert _one(connection, "SELECT coalesce(max(number), 0) FROM upwell.lineage") < 2
+        intake.commit()
+        begun.result(10)
+    assert _one(connection, "SELECT max(number) FROM upwell.lineage") == 2
 
 
 async def test_a_lineage_begins_once_and_every_table_is_to_be_read_again(
