@@ -49,7 +49,7 @@ def remains(found: Explanation, kafka_retention: timedelta, audit_retention: tim
             found.audit[0]["at"] + audit_retention,
             "the newest day's partition is dropped",
         )
-    newest = next((row for row in found.audit if row["topic"]), None)
+    newest = next((row for row in found.audit if row["topic_there"]), None)
     if newest is not None:
         yield Remain(
             f"Kafka, {newest['topic']}/{newest['partition']}",

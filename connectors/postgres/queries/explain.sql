@@ -32,8 +32,8 @@ SELECT id, stage, topic, partition, "offset", error_class, error, created_at, cl
 SELECT requested_at, asked, looked_at FROM upwell.repair WHERE collection = %(collection)s AND key = %(key)s
 
 -- name: audit
--- The newest first.
-SELECT at, action, topic, partition, first_offset AS "offset", lineage, lsn, transaction_id, committed_at, generation,
+-- The newest first. `topic_there`: false for one of an ended lineage, which is deleted.
+SELECT EXISTS (SELECT FROM upwell.position p WHERE p.topic = audit.topic) AS topic_there, at, action, topic, partition, first_offset AS "offset", lineage, lsn, transaction_id, committed_at, generation,
        encode(text_hash, 'hex') AS text_hash, chunks, detail
   FROM upwell.audit WHERE collection = %(collection)s AND key = %(key)s ORDER BY at DESC LIMIT %(limit)s
 
