@@ -1,7 +1,8 @@
 """A worker with deterministic, optionally slow, fake models: everything else is real. Starts without torch.
 
 A model `path:fake-256` has 256 dimensions, `path:missing` cannot be loaded, every other has 384.
-FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while it exists, encoding waits.
+FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while it exists, encoding waits. FAKE_HOLD_LOAD the same
+for the loading of a `path:` model.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def load_fake(name: str, threads: int | None = None) -> SlowEncoder:
     """As `load_encoder`."""
     if name == "path:missing":
         raise ModelUnavailable(f"model {name} cannot be loaded (in missing): nothing there")
+    hold = os.environ.get("FAKE_HOLD_LOAD") if name.startswith("path:") else None
+    while hold and Path(hold).exists():
+        time.sleep(0.01)
     dimension = int(name.rpartition("-")[2]) if name.startswith("path:fake-") else 384
     return SlowEncoder(dimension=dimension, max_tokens=254, name=name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,19 +87,8 @@ class Reader(threading.Thread):
                     self.wrong.append(f"{len(found)} rows")
 
 
-def test_a_generation_fills_beside_the_live_one_is_switched_to_under_readers_and_back(
-    prepared: Deployment,
-) -> None:
-    sources = (
-        "INSERT INTO shop.content SELECT i, 'Piece ' || i, 'Body ' || i, '{a}', 'en', true, i, now() FROM "
-    )
-    with prepared.source() as source:
-        source.execute((sources + "generate_series(51, 600) AS i").encode())
-    worker = prepared.start_worker("w1", FAKE_SECONDS_PER_TEXT="0.003", **FAKE)  # type: ignore[arg-type]
-    other = prepared.start_worker("w2", FAKE_SECONDS_PER_TEXT="0.003", **FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 120, "the first rows")
-
-    change_spec(prepared, "path:fake-256", "{{ tags }}", "{{ tags }}\n\n{{ locale }}")
+def check_refusal_and_plan(prepared: Deployment) -> None:
+    """A worker that starts now refuses with the way out; a plan says what that costs."""
     refused = prepared.start_worker("w3", **FAKE)  # type: ignore[arg-type]
     assert refused.process.wait(60) == 2
     assert refused.tail(1) == (
@@ -110,6 +100,25 @@ def test_a_generation_fills_beside_the_live_one_is_switched_to_under_readers_and
     assert planned["seconds"] > 0
     assert abs(planned["documents"] - 600) <= 3
 
+
+def test_a_generation_fills_beside_the_live_one_is_switched_to_under_readers_and_back(
+    prepared: Deployment,
+) -> None:
+    sources = (
+        "INSERT INTO shop.content SELECT i, 'Piece ' || i, 'Body ' || i, '{a}', 'en', true, i, now() FROM "
+    )
+    with prepared.source() as source:
+        source.execute((sources + "generate_series(51, 600) AS i").encode())
+    hold = prepared.directory / "hold"
+    hold.touch()
+    slow = {**FAKE, "FAKE_SECONDS_PER_TEXT": "0.003", "FAKE_HOLD_LOAD": str(hold)}
+    worker = prepared.start_worker("w1", **slow)  # type: ignore[arg-type]
+    other = prepared.start_worker("w2", **slow)  # type: ignore[arg-type]
+    until(lambda: all_searchable(prepared), 120, "the first rows")
+
+    change_spec(prepared, "path:fake-256", "{{ tags }}", "{{ tags }}\n\n{{ locale }}")
+    check_refusal_and_plan(prepared)
+
     with (
         prepared.sink() as sink,
         Writer(prepared, seed=8, pause_seconds=0.03) as writer,
@@ -118,11 +127,16 @@ def test_a_generation_fills_beside_the_live_one_is_switched_to_under_readers_and
         assert "rows to embed" in generation(prepared, "create", "content").stdout
         assert "is there already" in generation(prepared, "create", "content").stdout
         generation(prepared, "create", "customers")  # the model is that of both
-        until(lambda: states(prepared)[2]["chunks"] > 50, 60, "both workers fill without a restart")
-        assert generation(prepared, "switch", "content", check=False).returncode == 1
+        before = writer.written
+        until(lambda: writer.written > before + 100, 60, "changes while the workers load the new model")
+        until(lambda: one(sink, "SELECT count(*) = 0 FROM upwell.pending WHERE lane = 'live'"), 30, "them")
+        refusal = generation(prepared, "switch", "content", check=False)
+        assert refusal.returncode == 1
+        assert "generation 2 of content is not ready: " in refusal.stderr
+        hold.unlink()
+        until(lambda: one(sink, "SELECT count(*) > 30 FROM upwell.embedding_content_g2"), 60, "the fill")
         other.kill()
-        other = prepared.start_worker("w2", FAKE_SECONDS_PER_TEXT="0.003", **FAKE)  # type: ignore[arg-type]
-        until(lambda: writer.written > 300, 60, "changes during the fill")
+        other = prepared.start_worker("w2", **slow)  # type: ignore[arg-type]
         stale = one(
             sink,
             "SELECT max(extract(epoch FROM clock_timestamp() - pending_since))::float8 FROM upwell.pending "
@@ -156,11 +170,15 @@ def with_locale(row: Mapping[str, Any]) -> str:
 
 
 def settled(deployment: Deployment, dimension: int, text: TextOf) -> None:
-    """Nothing is pending anywhere, and the view says what the source says, by its generation's template and model."""
-    until(lambda: all_searchable(deployment), 120, "everything in all generations")
+    """Once nothing is pending anywhere, the view says what the source says, by its generation's template and model.
+
+    What is still in Kafka is pending nowhere yet, so it is compared again until the deadline.
+    """
     encode = FakeEncoder(dimension).encode
-    found = compare(deployment.source_dsn, deployment.sink_dsn, "content", encode, text)
-    assert not found, found
+    deadline = time.monotonic() + 120
+    until(lambda: all_searchable(deployment), 120, "everything in all generations")
+    while found := compare(deployment.source_dsn, deployment.sink_dsn, "content", encode, text):
+        assert time.monotonic() < deadline, found
 
 
 def test_a_model_that_workers_do_not_have_keeps_the_live_generation_as_it_is(prepared: Deployment) -> None:

@@ -350,3 +350,24 @@ async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def test_a_text_that_is_too_long_in_this_template_is_dead_lettered(executor: Executor) -> None:
+    """Intake has checked the text of its own template only."""
+    store = MemoryStore()
+    stored(store, "[1]", "x" * 1001)
+    stored(store, "[2]", "tea")
+    await embedder(store, FakeEncoder(), executor).step()
+    assert store.embed_dead == {"[1]": "DocumentTooLarge"}
+    assert shown(store) == {"[2]": "tea"}
+
+
+async def test_a_generation_that_fills_counts_neither_as_delay_nor_as_a_load(executor: Executor) -> None:
+    store, measures, encoder = MemoryStore(), Measures(), FakeEncoder()
+    stored(store, "[1]", "tea")
+    one = embedder(store, encoder, executor, measures=measures)
+    one.use({("content", 1): Recipe(Template("{{ text }}"), WordChunker(), encoder, 1000, is_live=False)})
+    assert await one.step() == 1
+    drained = measures.drain()
+    assert {name: number for (_, _, name), number in drained.counters.items()} == {"fill_written": 1}
+    assert drained.sketches == {}
