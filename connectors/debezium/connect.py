@@ -66,6 +66,24 @@ class Connect:
         if problems:
             raise SettingsError(f"Connect refuses the connector: {'; '.join(problems)}")
 
+    def plugins(self) -> dict[str, str]:
+        """Version of each class on Connect's plugin path, connectors and converters alike."""
+        found = self._call("GET", "/connector-plugins?connectorsOnly=false")
+        return {plugin["class"]: str(plugin.get("version") or "") for plugin in found}
+
+    def version(self) -> str:
+        return str(self._call("GET", "/").get("version", ""))
+
+    def resolved(self, config: dict[str, str]) -> dict[str, tuple[str | None, list[str]]]:
+        """Value and problems of each setting, as Connect sees it with references resolved. Creates nothing."""
+        path = f"/connector-plugins/{config['connector.class']}/config/validate"
+        entries = self._call("PUT", path, json=config).get("configs", [])
+        values = [entry["value"] for entry in entries if entry.get("value")]
+        return {
+            value["name"]: (value.get("value"), [redacted(str(error)) for error in value.get("errors") or []])
+            for value in values
+        }
+
     def apply(self, config: dict[str, str]) -> bool:
         """Create or update; False if Connect already has exactly this config."""
         name = config["name"]

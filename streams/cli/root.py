@@ -13,6 +13,7 @@ from streams.cli.context import Context, one_clear_line
 #: command -> (module, attribute, one line for `upwell --help`)
 COMMANDS: Final = {
     "init": ("streams.cli.init", "init", "Write a first spec for your own tables."),
+    "doctor": ("streams.cli.doctor", "doctor", "Check every neighbour, right and setting; say what to do."),
     "stack": ("streams.cli.stack", "stack", "Start, stop and look at the local stack."),
     "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
     "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),
@@ -21,6 +22,8 @@ COMMANDS: Final = {
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
     "status": ("streams.cli.status", "status", "One screen: what works, what is wrong, the next step."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
+    "uninstall": ("streams.cli.uninstall", "uninstall", "Drop what upwell made; say first what that is."),
+    "completion": ("streams.cli.completion", "completion", "Print the completion script of a shell."),
     "demo": (
         "streams.cli.demo",
         "demo",
