@@ -21,16 +21,17 @@ from streams.settings import Settings
 RULE: Final = "-- " + "-" * 100
 
 
-def grants(settings: Settings) -> str:
-    """One script for each database, to be run by psql as its administrator, again and again if need be.
+def grants(settings: Settings, database: str = "both") -> str:
+    """The script for `source`, `sink` or both, to be run by psql as its administrator, again and again if need be.
 
     The source is asked what is there already; if it cannot be reached, the script makes all that is not there.
     Raises SettingsError for a spec without collections.
     """
     if not settings.collections:
         raise SettingsError("the spec has no collections")
-    parts = [RULE, *source_grants(settings), "", RULE, *sink_grants(settings)]
-    return "\n".join(parts) + "\n"
+    made = {"source": source_grants, "sink": sink_grants}
+    scripts = [make(settings) for place, make in made.items() if database in {place, "both"}]
+    return "\n\n".join("\n".join([RULE, *lines]) for lines in scripts) + "\n"
 
 
 def source_grants(settings: Settings) -> list[str]:

@@ -57,12 +57,8 @@ class Connect:
 
     def validate(self, config: dict[str, str]) -> None:
         """Ask the plugin itself. Raises SettingsError with every problem in one line, each naming its key."""
-        answer = self._call("PUT", f"/connector-plugins/{CONNECTOR_CLASS}/config/validate", json=config)
-        problems = [
-            f"{value['name']}: {redacted(' '.join(str(error).split()))}"
-            for value in (entry.get("value") or {} for entry in answer.get("configs", []))
-            for error in value.get("errors") or []
-        ]
+        found = self.problems(config)
+        problems = [f"{name}: {error}" for name, errors in found.items() for error in errors]
         if problems:
             raise SettingsError(f"Connect refuses the connector: {'; '.join(problems)}")
 
@@ -74,14 +70,16 @@ class Connect:
     def version(self) -> str:
         return str(self._call("GET", "/").get("version", ""))
 
-    def resolved(self, config: dict[str, str]) -> dict[str, tuple[str | None, list[str]]]:
-        """Value and problems of each setting, as Connect sees it with references resolved. Creates nothing."""
-        path = f"/connector-plugins/{config['connector.class']}/config/validate"
-        entries = self._call("PUT", path, json=config).get("configs", [])
-        values = [entry["value"] for entry in entries if entry.get("value")]
+    def problems(self, config: dict[str, str]) -> dict[str, list[str]]:
+        """What Connect finds wrong, by setting; also of a config that is not whole. Creates nothing."""
+        path = f"/connector-plugins/{config.get('connector.class', CONNECTOR_CLASS)}/config/validate"
+        values = [
+            entry.get("value") or {} for entry in self._call("PUT", path, json=config).get("configs", [])
+        ]
         return {
-            value["name"]: (value.get("value"), [redacted(str(error)) for error in value.get("errors") or []])
+            str(value["name"]): [redacted(" ".join(str(error).split())) for error in value["errors"]]
             for value in values
+            if value.get("errors")
         }
 
     def apply(self, config: dict[str, str]) -> bool:

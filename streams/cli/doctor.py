@@ -19,16 +19,21 @@ _STYLES = {"ok": "green", "not yet": "cyan", "warn": "yellow", "FAIL": "bold red
 @click.option("--json", "json_", is_flag=True, help="For a machine.")
 @click.option("--no-model", is_flag=True, help="Do not load the model, which takes seconds.")
 @click.option(
-    "--sql", "print_sql", is_flag=True, help="Print the grants for the databases' administrators instead."
+    "--sql",
+    "database",
+    is_flag=False,
+    flag_value="both",
+    type=click.Choice(["source", "sink", "both"]),
+    help="Print the grants for the administrator of a database instead; without a value, of both.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, json_: bool, no_model: bool, print_sql: bool) -> None:
+def doctor(ctx: click.Context, json_: bool, no_model: bool, database: str | None) -> None:
     """Look at every neighbour, right and setting; for what fails, the next step. Writes nothing. Exit 1 on a FAIL."""
     settings = settings_from(ctx)
-    if print_sql:
+    if database is not None:
         from streams.grants import grants
 
-        click.echo(grants(settings), nl=False)
+        click.echo(grants(settings, database), nl=False)
         return
     from streams.doctor import Check, bad, examine
 

@@ -17,7 +17,7 @@ from connectors.kafka import Kafka, TopicFacts
 from connectors.registry import BlockingRegistry
 from schemas.errors import ConnectUnavailable, LineageMismatch, RegistryUnavailable, SettingsError
 from streams.capture import check_topics, secrets_file
-from streams.doctor.core import Check, Questions, Verdict, ask_all, fail, not_yet, ok, skipped, warn
+from streams.doctor.core import Check, Questions, Verdict, ask_all, fail, line_of, not_yet, ok, skipped, warn
 from streams.doctor.known import Known
 from streams.settings import Settings
 
@@ -220,49 +220,44 @@ def judge_plugins(plugins: Mapping[str, str], converter: str) -> Iterator[Verdic
 
 
 def _worker_settings(found: Connect, settings: Settings) -> Iterator[Verdict]:
-    """Seen through what Connect makes of a config that is only validated."""
+    """Seen by what Connect makes of a config that is only validated: it shows a reference that it cannot resolve."""
+    file = secrets_file(settings)
     override = next(key for key in FIXED if key.startswith("producer.override."))
     config = {
         "connector.class": CONNECTOR_CLASS,
         "name": Naming(settings.name, 1).connector,
-        "database.user": f"${{file:{secrets_file(settings)}:user}}",
+        "tasks.max": f"${{file:{file}:user}}",
         override: FIXED[override],
     }
     try:
-        seen = found.resolved(config)
+        problems = found.problems(config)
     except (ConnectUnavailable, SettingsError) as error:
-        if known_absent(settings):
+        if not settings.connect.secrets_file and not file.exists():
             yield skipped("`upwell connector apply` has not written the file of user and password yet")
         else:
-            yield fail(
-                f"user and password of the source cannot be read: {error}",
-                f"let {secrets_file(settings)} be on Connect's machine, readable by Connect",
-            )
+            step = f"let {file} be on Connect's machine, and readable for Connect"
+            yield fail(f"user and password of the source cannot be read: {line_of(error)}", step)
         return
-    yield from judge_worker_settings(seen, override)
-
-
-def known_absent(settings: Settings) -> bool:
-    """Whether the file of user and password is ours and not written yet."""
-    return not settings.connect.secrets_file and not secrets_file(settings).exists()
+    yield from judge_worker_settings(problems, override, str(file))
 
 
 def judge_worker_settings(
-    seen: Mapping[str, tuple[str | None, Sequence[str]]], override: str
+    problems: Mapping[str, Sequence[str]], override: str, file: str
 ) -> Iterator[Verdict]:
-    user = seen.get("database.user", (None, ()))[0]
-    if user is not None and user.startswith("${"):
+    """`problems` by setting; `tasks.max` was given as a reference to the user's name."""
+    if any("${file:" in each for each in problems.get("tasks.max", ())):
         yield fail(
-            "the file config provider is not set up: the connector would log in as a user of a strange name",
-            "in Connect's worker properties: config.providers=file, config.providers.file.class="
-            "org.apache.kafka.common.config.provider.FileConfigProvider",
+            f"Connect does not read user and password from {file}",
+            "in Connect's worker properties: config.providers=file, config.providers.file.class=org.apache.kafka."
+            "common.config.provider.FileConfigProvider, and no allowed.paths that leave the file out; "
+            "in the file: user=... and password=...",
         ).of("file provider")
     else:
-        yield ok("reads user and password from their file").of("file provider")
-    refused = seen.get(override, (None, ()))[1]
-    if refused:
+        yield ok(f"reads user and password from {file}").of("file provider")
+    if problems.get(override):
         yield fail(
-            refused[0], "in Connect's worker properties: connector.client.config.override.policy=All"
+            problems[override][0],
+            "in Connect's worker properties: connector.client.config.override.policy=All",
         ).of("producer overrides")
     else:
         yield ok("allowed").of("producer overrides")
