@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as ClientPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from connectors.access import PLAIN_KAFKA, KafkaSecurity
 from connectors.debezium.config import MAX_MESSAGE_BYTES
@@ -164,6 +164,71 @@ class Kafka:
                 continue
             found[name] = TopicFacts(str(description.topic_id), len(description.partitions))
         return found
+
+    def names(self) -> list[str]:
+        """All topics, sorted."""
+        with self._errors():
+            found = self._admin.list_topics(timeout=self._timeout).topics
+        return sorted(found)
+
+    def brokers(self) -> list[int]:
+        """Ids of the brokers that the cluster has now."""
+        with self._errors():
+            return sorted(self._admin.list_topics(timeout=self._timeout).brokers)
+
+    def topic_settings(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        """Settings in force of each topic that exists."""
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
+        return self._settings(resources)
+
+    def broker_settings(self, broker: int) -> dict[str, str]:
+        """Settings in force of one broker; {} if it has left."""
+        found = self._settings([ConfigResource(ConfigResource.Type.BROKER, str(broker))])
+        return found.get(str(broker), {})
+
+    def _settings(self, resources: list[ConfigResource]) -> dict[str, dict[str, str]]:
+        if not resources:
+            return {}
+        with self._errors():
+            futures = self._admin.describe_configs(resources, request_timeout=self._timeout)
+        found = {}
+        for resource, future in futures.items():
+            try:
+                with self._errors():
+                    entries = future.result()
+            except TopicUnknown:
+                continue
+            found[resource.name] = {
+                name: entry.value for name, entry in entries.items() if entry.value is not None
+            }
+        return found
+
+    def delete_topics(self, names: Collection[str]) -> None:
+        """Idempotent."""
+        if not names:
+            return
+        with self._errors():
+            futures = self._admin.delete_topics(list(names), operation_timeout=self._timeout)
+        for future in futures.values():
+            with contextlib.suppress(TopicUnknown), self._errors():
+                future.result()
+
+    def groups(self) -> dict[str, str]:
+        """State of each consumer group, by its id."""
+        with self._errors():
+            listed = self._admin.list_consumer_groups(request_timeout=self._timeout).result()
+        return {group.group_id: group.state.name for group in listed.valid}
+
+    def delete_group(self, group: str) -> None:
+        """Idempotent. Raises SettingsError while it has members."""
+        with self._errors():
+            future = self._admin.delete_consumer_groups([group], request_timeout=self._timeout)[group]
+        try:
+            future.result()
+        except KafkaException as exception:
+            if exception.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                with self._errors():
+                    raise
 
     def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:
         """The offset that the next record of each partition will get."""

@@ -6,7 +6,8 @@ that does not answer, is "not now": the record is neither skipped nor dead-lette
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 import requests
@@ -80,6 +81,24 @@ class BlockingRegistry:
         response = self._get("/subjects")
         if response.status_code != 200:
             raise RegistryUnavailable(f"registry at {self._url}: HTTP {response.status_code}")
+
+    def subjects(self) -> list[str]:
+        """Names under which schemas are registered."""
+        return [str(name) for name in self.json("/subjects")]
+
+    def newest_id(self, subject: str) -> int:
+        """Id of a subject's newest schema."""
+        return int(self.json(f"/subjects/{quote(subject, safe='')}/versions/latest")["id"])
+
+    def json(self, path: str) -> Any:
+        """Whatever the registry gives there. Raises RegistryUnavailable."""
+        response = self._get(path)
+        try:
+            if response.status_code == 200:
+                return response.json()
+        except ValueError as error:
+            raise RegistryUnavailable(f"registry at {self._url}: {type(error).__name__}") from error
+        raise RegistryUnavailable(f"registry at {self._url}: HTTP {response.status_code} for {path}")
 
     def _fetch(self, schema_id: int) -> str:
         response = self._get(f"/schemas/ids/{schema_id}")

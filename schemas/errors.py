@@ -5,7 +5,9 @@
      |   |- RegistryUnavailable
      |   |- KafkaUnavailable
      |   |- SourceUnavailable
+     |   |   `- SourceRefused      wrong password, no such database: a command or a start ends with 2
      |   |- SinkUnavailable
+     |   |   `- SinkRefused
      |   |- ConnectUnavailable
      |   |- GenerationDropped      a generation was dropped while it was worked on
      |   `- Conflict               deadlock, serialization failure, a row changed under us
@@ -65,6 +67,18 @@ class SourceUnavailable(Retry):
 
 class SinkUnavailable(Retry):
     """The sink database does not answer."""
+
+
+class SourceRefused(SourceUnavailable):
+    """The source does not let this user in. A running worker tries again: a password may be changed just now."""
+
+    exit_code = 2
+
+
+class SinkRefused(SinkUnavailable):
+    """The sink does not let this user in. A running worker tries again, as for the source."""
+
+    exit_code = 2
 
 
 class ConnectUnavailable(Retry):

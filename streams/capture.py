@@ -48,15 +48,20 @@ REBUILD: Final = "run `upwell connector rebuild`"
 
 
 def check_collections(
-    connection: Connection, collections: Mapping[str, CollectionSpec], *, advise: bool = False
+    connection: Connection,
+    collections: Mapping[str, CollectionSpec],
+    *,
+    advise: bool = False,
+    server: bool = True,
 ) -> dict[str, TableInfo]:
     """Facts of every collection's table, by collection. Raises SettingsError naming the first thing that is wrong.
 
-    `advise`: a missing REPLICA IDENTITY FULL is no error, because the caller prints it as advice.
+    `advise`: a missing REPLICA IDENTITY FULL is no error, because the caller prints it as advice. `server`: look at
+    the server, too.
     """
     if not collections:
         raise SettingsError("the spec has no collections")
-    infos = inspect_tables(connection, [spec.table for spec in collections.values()])
+    infos = inspect_tables(connection, [spec.table for spec in collections.values()], server=server)
     for name, spec in collections.items():
         info, needed = infos[spec.table], spec.template_columns | set(spec.metadata)
         info.need(needed, f"collection {name}")

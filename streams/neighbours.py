@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from connectors.debezium.connect import TIMEOUT_SECONDS as CONNECT_SECONDS
 from connectors.debezium.connect import Connect
 from connectors.debezium.notifications import Notifications
 from connectors.kafka import TIMEOUT_SECONDS, Kafka
+from connectors.registry import TIMEOUT_SECONDS as REGISTRY_SECONDS
 from connectors.registry import BlockingRegistry, Registry
 from streams.settings import Settings
 
@@ -14,9 +16,9 @@ def kafka(settings: Settings, *, timeout: float = TIMEOUT_SECONDS) -> Kafka:
     return Kafka(settings.kafka.bootstrap_servers, settings.kafka.security(), timeout=timeout)
 
 
-def connect(settings: Settings) -> Connect:
-    """Connect's REST interface."""
-    return Connect(settings.connect.url, settings.connect.access())
+def connect(settings: Settings, *, timeout: tuple[float, float] = CONNECT_SECONDS) -> Connect:
+    """Connect's REST interface. `timeout`: to connect and to answer, in seconds."""
+    return Connect(settings.connect.url, settings.connect.access(), timeout=timeout)
 
 
 def registry(settings: Settings) -> Registry:
@@ -24,9 +26,12 @@ def registry(settings: Settings) -> Registry:
     return Registry(settings.registry.url, settings.registry.access())
 
 
-def blocking_registry(settings: Settings) -> BlockingRegistry:
-    """The registry, for the command line."""
-    return BlockingRegistry(settings.registry.url, settings.registry.access())
+def blocking_registry(
+    settings: Settings, url: str = "", *, timeout_seconds: float = REGISTRY_SECONDS
+) -> BlockingRegistry:
+    """The registry, for the command line; `url`: another of its interfaces."""
+    access = settings.registry.access()
+    return BlockingRegistry(url or settings.registry.url, access, timeout_seconds=timeout_seconds)
 
 
 def notifications(settings: Settings, topic: str, offset: int) -> Notifications:

@@ -60,14 +60,30 @@ class Connect:
 
     def validate(self, config: dict[str, str]) -> None:
         """Ask the plugin itself. Raises SettingsError with every problem in one line, each naming its key."""
-        answer = self._call("PUT", f"/connector-plugins/{CONNECTOR_CLASS}/config/validate", json=config)
-        problems = [
-            f"{value['name']}: {redacted(' '.join(str(error).split()))}"
-            for value in (entry.get("value") or {} for entry in answer.get("configs", []))
-            for error in value.get("errors") or []
-        ]
+        found = self.problems(config)
+        problems = [f"{name}: {error}" for name, errors in found.items() for error in errors]
         if problems:
             raise SettingsError(f"Connect refuses the connector: {'; '.join(problems)}")
+
+    def plugins(self) -> dict[str, str]:
+        """Version of each class on Connect's plugin path, connectors and converters alike."""
+        found = self._call("GET", "/connector-plugins?connectorsOnly=false")
+        return {plugin["class"]: str(plugin.get("version") or "") for plugin in found}
+
+    def version(self) -> str:
+        return str(self._call("GET", "/").get("version", ""))
+
+    def problems(self, config: dict[str, str]) -> dict[str, list[str]]:
+        """What Connect finds wrong, by setting; also of a config that is not whole. Creates nothing."""
+        path = f"/connector-plugins/{config.get('connector.class', CONNECTOR_CLASS)}/config/validate"
+        values = [
+            entry.get("value") or {} for entry in self._call("PUT", path, json=config).get("configs", [])
+        ]
+        return {
+            str(value["name"]): [redacted(" ".join(str(error).split())) for error in value["errors"]]
+            for value in values
+            if value.get("errors")
+        }
 
     def apply(self, config: dict[str, str]) -> bool:
         """Create or update; False if Connect already has exactly this config."""

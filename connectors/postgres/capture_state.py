@@ -13,12 +13,13 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
+from connectors.postgres import login
 from connectors.postgres.migrate import check_schema
 from connectors.postgres.removal import SQL as SINK
 from connectors.postgres.sql import Queries
 from connectors.postgres.sweep import Scan, Sweep
 from connectors.postgres.translate import sink_errors
-from schemas.errors import MigrationNeeded, SettingsError
+from schemas.errors import MigrationNeeded, SettingsError, SinkRefused
 from schemas.sink import GenerationInfo
 
 SQL: Final = Queries.load("capture")
@@ -244,12 +245,10 @@ class CaptureState:
 
 @contextlib.contextmanager
 def connect_sink(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """An autocommit connection. Raises SinkUnavailable, SettingsError if there is no DSN."""
+    """An autocommit connection. Raises SinkUnavailable, SinkRefused, SettingsError if there is no DSN."""
     if not dsn:
         raise SettingsError("sink.dsn is not set: UPWELL_SINK_DSN or [sink] dsn")
     with sink_errors():
-        connection: psycopg.Connection[Any] = psycopg.connect(
-            dsn, autocommit=True, connect_timeout=10, application_name="upwell"
-        )
+        connection = login.connect(dsn, "upwell", SinkRefused, "sink.dsn")
     with connection:
         yield connection

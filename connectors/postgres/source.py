@@ -13,9 +13,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from connectors.debezium.naming import check_tables
+from connectors.postgres import login
 from connectors.postgres.sql import Queries
-from connectors.postgres.translate import refused
-from schemas.errors import SettingsError, SourceUnavailable
+from schemas.errors import SettingsError, SourceRefused, SourceUnavailable
 
 LEAST_VERSION: Final = 140_000
 #: A walsender ends a moment after its client.
@@ -79,8 +79,6 @@ def source_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        if refused(error):
-            raise SettingsError(f"source database: {_first_line(error)}") from error
         raise SourceUnavailable(f"source database: {_first_line(error)}") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(
@@ -98,13 +96,11 @@ def _first_line(error: psycopg.Error) -> str:
 
 @contextlib.contextmanager
 def connect_source(dsn: str) -> Iterator[Connection]:
-    """An autocommit connection. Raises SourceUnavailable, SettingsError if there is no DSN."""
+    """An autocommit connection. Raises SourceUnavailable, SourceRefused, SettingsError if there is no DSN."""
     if not dsn:
         raise SettingsError("source.dsn is not set: UPWELL_SOURCE_DSN or [source] dsn")
     with source_errors():
-        connection: Connection = psycopg.connect(
-            dsn, autocommit=True, connect_timeout=10, application_name="upwell"
-        )
+        connection: Connection = login.connect(dsn, "upwell", SourceRefused, "source.dsn")
         with connection:
             yield connection
 
@@ -182,11 +178,14 @@ def check_server(connection: Connection) -> None:
         raise SettingsError(f"the source database is {server['encoding']}: pgoutput needs UTF8")
 
 
-def inspect_tables(connection: Connection, tables: Iterable[str]) -> dict[str, TableInfo]:
+def inspect_tables(
+    connection: Connection, tables: Iterable[str], *, server: bool = True
+) -> dict[str, TableInfo]:
     """What the catalog says, by `schema.table`. Raises SettingsError for the first table that cannot be
-    captured.
+    captured, and with `server` for a server that cannot be.
     """
-    check_server(connection)
+    if server:
+        check_server(connection)
     return {table: _inspect(connection, table) for table in check_tables(tables)}
 
 

@@ -139,44 +139,67 @@ def migrate_source(connection: Connection, name: str, tables: Iterable[str]) -> 
 
 def print_source_sql(connection: Connection, name: str, tables: Mapping[str, TableInfo]) -> str:
     """The same as a script for the owner of the tables, and what upwell advises but never does itself."""
-    publication = publication_name(name)
-    steps = plan(connection, name, tables)
-    parts = [
-        f"-- upwell: what the source still needs for deployment {name}. Run it as the owner of the tables."
-    ]
-    if steps:
-        parts += [
-            "BEGIN;",
-            "SET LOCAL lock_timeout = '5s';",
-            *(f"{step.statement};" for step in steps),
-            "COMMIT;",
-        ]
-    parts += [
-        "-- In a transaction of its own: no first load begins before every older transaction has ended.",
-        f"{_mark(publication)};",
-        _grants(tables),
-    ]
-    advice = [
-        f"ALTER TABLE {_quoted(table)} REPLICA IDENTITY FULL;"
-        for table, info in tables.items()
-        if not info.full
-    ]
-    if advice:
-        parts += ["-- Advised: without it, updates leave out long values that they do not change.", *advice]
-    return "\n".join(parts) + "\n"
-
-
-def _grants(tables: Iterable[str]) -> str:
-    """A role of its own for the connector, as comments: whether and how it logs in is the owner's choice."""
-    listed = ", ".join(_quoted(table) for table in tables)
-    lines = [
+    plain = [table for table, info in tables.items() if not info.full]
+    head = f"-- upwell: what the source still needs for deployment {name}. Run it as the owner of the tables."
+    role = [
         "A role of its own for the connector (choose a password, put it into connect.secrets_file):",
-        "CREATE ROLE upwell_capture LOGIN REPLICATION;",
-        "GRANT USAGE ON SCHEMA upwell TO upwell_capture;",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA upwell TO upwell_capture;",
-        f"GRANT SELECT ON {listed} TO upwell_capture;  -- and USAGE on their schemas",
+        *capture_role_sql(name),
+        *capture_grants(name, tables),
     ]
-    return "\n".join(f"-- {line}" for line in lines)
+    steps = plan(connection, name, tables)
+    return "\n".join([head, *script(name, steps, plain), *(f"-- {line}" for line in role)]) + "\n"
+
+
+def fresh_plan(name: str, tables: Iterable[str]) -> list[Step]:
+    """What a source needs that has nothing of upwell yet; parts that are there already do no harm."""
+    publication, wanted = publication_name(name), (*SERVICE_TABLES, *check_tables(tables))
+    listed = ", ".join(_quoted(table) for table in wanted)
+    create = (
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = '{publication}') THEN\n"
+        f"  CREATE PUBLICATION {publication} FOR TABLE {listed};\nEND IF; END $$"
+    )
+    steps = [Step("CREATE SCHEMA IF NOT EXISTS upwell", ""), *(Step(text, "") for text in TABLES.values())]
+    return [*steps, _deployment(name), Step(create, "")]
+
+
+def script(name: str, steps: Iterable[Step], plain: Iterable[str]) -> list[str]:
+    """`steps`, their marks, and advice for tables that are not REPLICA IDENTITY FULL."""
+    statements = [f"{step.statement};" for step in steps]
+    lines = ["BEGIN;", "SET LOCAL lock_timeout = '5s';", *statements, "COMMIT;"] if statements else []
+    lines += [
+        "-- In a transaction of its own: no first load begins before every older transaction has ended.",
+        f"{_mark(publication_name(name))};",
+    ]
+    advice = [f"ALTER TABLE {_quoted(table)} REPLICA IDENTITY FULL;" for table in plain]
+    if advice:
+        lines += ["-- Advised: without it, updates leave out long values that they do not change.", *advice]
+    return lines
+
+
+def capture_role(name: str) -> str:
+    """The login of connector and workers at the source: one for each deployment."""
+    return check_identifier(f"upwell_{name}_capture", "role")
+
+
+def capture_role_sql(name: str) -> list[str]:
+    """Makes the role; where it is there already, nothing."""
+    role = capture_role(name)
+    return [
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN "
+        f"CREATE ROLE {role} LOGIN REPLICATION; END IF; END $$;"
+    ]
+
+
+def capture_grants(name: str, tables: Iterable[str]) -> list[str]:
+    """All that the role needs beside REPLICATION: it reads the tables, and writes to schema `upwell` only."""
+    role, listed = capture_role(name), list(tables)
+    schemas = sorted({table.split(".")[0] for table in listed})
+    return [
+        f"GRANT USAGE ON SCHEMA {', '.join(_quoted(schema) for schema in schemas)}, upwell TO {role};",
+        f"GRANT SELECT ON {', '.join(_quoted(table) for table in listed)} TO {role};",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON upwell.heartbeat, upwell.signal, upwell.canary TO {role};",
+        f"GRANT SELECT ON upwell.deployment, upwell.published TO {role};",
+    ]
 
 
 def unsettled(connection: Connection, name: str, tables: Iterable[str]) -> list[str]:

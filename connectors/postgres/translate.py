@@ -1,6 +1,4 @@
-"""psycopg's errors become ours here and nowhere else, by class and SQLSTATE; by message text only where libpq gives
-nothing else, which is when it gets no connection.
-"""
+"""psycopg's errors become ours here and nowhere else, by class and SQLSTATE, never by message text."""
 
 from __future__ import annotations
 
@@ -47,36 +45,8 @@ STATES: Final[tuple[tuple[str, type[UpwellError]], ...]] = (
 )
 
 
-#: What libpq and the server say when they will not get along with each other at the next attempt either. The server's
-#: part may be in its own language: then the neighbour is merely unreachable.
-REFUSALS: Final = (
-    "password authentication failed",
-    "authentication failed for user",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "is not permitted to log in",
-    "certificate verify failed",
-    "valid client certificate",
-    "server certificate for",
-    "root certificate",
-    "could not read certificate file",
-    "private key file",
-    "does not support ssl",
-)
-
-
-def refused(error: psycopg.Error) -> bool:
-    """Whether a connection was refused for what the settings say: user, password, TLS."""
-    if error.sqlstate or not isinstance(error, psycopg.OperationalError):
-        return False
-    said = str(error).lower()
-    return any(refusal in said for refusal in REFUSALS)
-
-
 def meaning(error: psycopg.Error) -> type[UpwellError]:
     """Which of our errors a driver error is; what nobody foresaw is a setting or a bug and halts."""
-    if refused(error):
-        return SettingsError
     state = error.sqlstate or ""
     for prefix, kind in STATES:
         if state.startswith(prefix):

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from schemas.readings import Explanation
+from streams.cli.completion import collection_names
 from streams.cli.context import settings_from
 from streams.cli.table import console, one_line, table
 from streams.remains import deleted_at, remains
@@ -21,7 +22,7 @@ EXCERPT: Final = 200
 
 
 @click.command()
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("key", nargs=-1, required=True)
 @click.option("--json", "json_", is_flag=True, help="For a machine; texts are whole.")
 @click.pass_context

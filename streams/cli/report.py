@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
+from streams.cli.completion import collection_names
 from streams.cli.context import settings_from
 from streams.cli.table import console, duration, percent, print_whole, seconds, table
 from streams.freshness.report import CollectionReport, Delays, Report, as_json, build_report
@@ -41,7 +42,7 @@ class Window(click.ParamType):
 @click.command()
 @click.option("--json", "json_", is_flag=True, help="For a machine.")
 @click.option("--window", type=Window(), default="1h", show_default=True, help="How far back: 30m, 1h, 7d.")
-@click.option("--collection", metavar="C", help="Only this one.")
+@click.option("--collection", metavar="C", help="Only this one.", shell_complete=collection_names)
 @click.pass_context
 def report(ctx: click.Context, json_: bool, window: timedelta, collection: str | None) -> None:
     """Propagation delay by stage, what is pending, dead letters, and work saved."""

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from streams.cli.context import Context, one_clear_line
 
 #: command -> (module, attribute, one line for `upwell --help`)
 COMMANDS: Final = {
     "init": ("streams.cli.init", "init", "Write a first spec for your own tables."),
+    "doctor": ("streams.cli.doctor", "doctor", "Check every neighbour, right and setting; say what to do."),
     "stack": ("streams.cli.stack", "stack", "Start, stop and look at the local stack."),
     "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
     "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),
@@ -26,6 +28,8 @@ COMMANDS: Final = {
         "Another model, template or chunking, beside the live one.",
     ),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
+    "uninstall": ("streams.cli.uninstall", "uninstall", "Drop what upwell made; say first what that is."),
+    "completion": ("streams.cli.completion", "completion", "Print the completion script of a shell."),
     "demo": (
         "streams.cli.demo",
         "demo",
@@ -48,6 +52,16 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands without importing them: a shell waits for this at every Tab."""
+        options = super(click.Group, self).shell_complete(ctx, incomplete)
+        commands = [
+            CompletionItem(name, help=line)
+            for name, (_, _, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *options]
 
     def invoke(self, ctx: click.Context) -> Any:
         with one_clear_line():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from schemas.errors import SettingsError
+from streams.cli.completion import collection_names
 from streams.cli.context import settings_from
 from streams.cli.table import console, duration, one_line, table
 from streams.settings import Settings
@@ -22,7 +23,7 @@ EXCERPT: Final = 200
 
 
 @click.command()
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("text")
 @click.option("-k", "k", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many chunks.")
 @click.option("--json", "json_", is_flag=True, help="For a machine.")
