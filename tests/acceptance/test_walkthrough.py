@@ -25,7 +25,6 @@ import requests
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from schemas import errors
 from streams.cli.root import cli
 from tests.deployment import ROOT, Stack, _drop_database
 from tests.unit.test_readme import section
@@ -33,13 +32,6 @@ from tests.unit.test_readme import section
 pytestmark = pytest.mark.acceptance
 
 TITLE: Final = "Your own tables, step by step"
-#: Once the line follows a changed spec by itself, a walk-through needs nothing between its steps.
-FOLLOWS: Final = hasattr(errors, "DeploymentChanged")
-BY_HAND: Final = """
-kill %1; wait
-upwell connector apply
-upwell worker --processes 2 >> .upwell/kb/worker.log 2>&1 &
-"""
 DSNS: Final = {"-- at the source": "$UPWELL_SOURCE_DSN", "-- in the sink": "$UPWELL_SINK_DSN"}
 #: Commands that change nothing, so that they can be run until they print what they should.
 READS: Final = re.compile(
@@ -181,7 +173,7 @@ def lacking(block: Block, printed: str) -> list[str]:
 
 
 def test_the_walk_through_does_what_it_says(shell: Shell) -> None:
-    walk, migrated = blocks(), 0
+    walk = blocks()
     assert [block.kind for block in walk].count("sql") >= 6
     for block in walk:
         begun = time.monotonic()
@@ -193,7 +185,3 @@ def test_the_walk_through_does_what_it_says(shell: Shell) -> None:
             log = shell.run("tail -n 20 .upwell/kb/worker.log")
             raise AssertionError(f"{block.text}\nprints\n{printed}\nworkers say\n{log}")
         print(f"{time.monotonic() - begun:5.1f} s  {block.text.strip().splitlines()[0]}")
-        if block.kind == "console" and "upwell migrate" in block.text:
-            migrated += 1
-            if migrated > 1 and not FOLLOWS:
-                shell.run(BY_HAND)

@@ -260,13 +260,18 @@ def upwell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         monkeypatch.delenv(name)
     monkeypatch.setattr("streams.doctor.stream.KAFKA_SECONDS", 0.3)
     (tmp_path / "upwell.toml").write_text(SPEC)
-    url = f"http://somebody:{SECRET}@127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{closed_port()}"
     environment = {
         "UPWELL_SOURCE_DSN": dsn(),
         "UPWELL_SINK_DSN": dsn(),
         "UPWELL_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{closed_port()}",
         "UPWELL_CONNECT_URL": url,
         "UPWELL_REGISTRY_URL": url,
+        **{
+            f"UPWELL_{neighbour}_{name}": value
+            for neighbour in ("CONNECT", "REGISTRY")
+            for name, value in (("USERNAME", "somebody"), ("PASSWORD", SECRET))
+        },
     }
 
     def run(*arguments: str) -> Result:
