@@ -15,6 +15,7 @@ from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.source import connect_source, source_errors
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
+from schemas.errors import SettingsError
 
 SQL: Final = Queries.load("doctor")
 
@@ -28,8 +29,18 @@ class Looking:
     connection: psycopg.Connection[Any]
     errors: Callable[[], AbstractContextManager[None]]
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Every error of the driver is ours: a question that a server does not like is no reason to end."""
+        try:
+            with self.errors():
+                yield
+        except psycopg.Error as error:
+            line = error.diag.message_primary or type(error).__name__
+            raise SettingsError(f"the server refuses the question: {line}") from error
+
     def rows(self, query: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
-        with self.errors(), self.connection.cursor(row_factory=dict_row) as cursor:
+        with self.asking(), self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(SQL[query], parameters).fetchall()
 
     def row(self, query: str, parameters: Mapping[str, object] | None = None) -> Row:

@@ -23,6 +23,7 @@ from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.sink import GenerationInfo
 
 SQL: Final = Queries.load("layout")
+SINK: Final = Queries.load("sink")
 ROLES: Final = ("upwell_owner", "upwell_worker", "upwell_reader")
 LEAST_SERVER: Final = 150_000
 LEAST_PGVECTOR: Final = (0, 8)
@@ -43,15 +44,24 @@ def migrations() -> list[tuple[int, str, str]]:
 def migrate_sink(connection: Connection, layouts: Sequence[CollectionLayout]) -> list[str]:
     """Bring the sink in line; idempotent. Returns what was done, a line each.
 
-    `connection` must be in autocommit mode. Raises SettingsError when another migrate runs or the server will not do,
+    `connection` must be in autocommit mode. Workers may run: they wait for it as for a truncate, and it for them.
+    Raises SettingsError when another migrate runs or the server will not do,
     MigrationNeeded when the schema is newer than this code, GenerationMismatch when vectors would change.
     """
     with sink_errors(), _alone(connection), connection.transaction():
+        _lock_collections(connection)
         done = [*_extension(connection), *_roles(connection), *_numbered(connection)]
         for layout in layouts:
             done += _collection(connection, layout)
         connection.execute(SQL["grant_worker"])
     return done
+
+
+def _lock_collections(connection: Connection) -> None:
+    """First, as every transaction does: altering a table that a worker has locked rows of could deadlock (H20)."""
+    if _one(connection, SQL["has_migrations"])[0]:
+        for (name,) in connection.execute(SQL["collection_names"]).fetchall():
+            connection.execute(SINK["lock_collection_alone"], {"collection": name})
 
 
 def check_schema(connection: Connection) -> None:
@@ -211,11 +221,15 @@ def _check_wanted(name: str, wanted: GenerationInfo, fed: Sequence[GenerationInf
 def _record(connection: Connection, layout: CollectionLayout) -> None:
     record = record_table(layout.name)
     connection.execute(SQL.filled("create_record", record=record))
-    connection.execute(SQL.filled("add_partition", record=record))
     there = {row[0] for row in connection.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         (f"upwell.record_{layout.name}",),
     )}  # fmt: skip
+    wanted = {"_partition", *(column.name for column in layout.columns)}
+    if wanted - there and connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"}).rowcount:
+        connection.execute(SQL.filled("lock_view", view=sql.Identifier("upwell", layout.name)))
+    if "_partition" not in there:
+        connection.execute(SQL.filled("add_partition", record=record))
     for column in layout.columns:
         parts = {"record": record, "column": sql.Identifier(column.name), "type": _type(column)}
         if column.name not in there:

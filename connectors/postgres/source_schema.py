@@ -12,6 +12,7 @@ transaction has ended.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,8 +25,11 @@ from schemas.errors import SettingsError
 from schemas.names import check_identifier
 
 #: Serialises migrations of the source; any constant does.
-_LOCK: Final = "SELECT pg_advisory_lock(hashtext('upwell.migrate_source'))"
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('upwell.migrate_source'))"
 _UNLOCK: Final = "SELECT pg_advisory_unlock(hashtext('upwell.migrate_source'))"
+
+#: Another deployment's migration is over by then.
+LOCK_SECONDS: Final = 10.0
 
 TABLES: Final[Mapping[str, str]] = {
     "heartbeat": "CREATE TABLE IF NOT EXISTS upwell.heartbeat (id int PRIMARY KEY, at timestamptz NOT NULL)",
@@ -120,10 +124,13 @@ def _mark(publication: str) -> str:
 
 
 def migrate_source(connection: Connection, name: str, tables: Iterable[str]) -> list[str]:
-    """Do what `plan` says under an advisory lock; idempotent. Returns what was done, in words."""
+    """Do what `plan` says under an advisory lock; idempotent. Returns what was done, in words.
+
+    Raises SettingsError while another migration runs.
+    """
     publication = publication_name(name)
     with source_errors():
-        connection.execute(_LOCK)
+        _take_lock(connection)
         try:
             steps = plan(connection, name, tables)
             with connection.transaction():
@@ -135,6 +142,14 @@ def migrate_source(connection: Connection, name: str, tables: Iterable[str]) -> 
         finally:
             connection.execute(_UNLOCK)
     return [step.words for step in steps if step.words]
+
+
+def _take_lock(connection: Connection) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while connection.execute(_LOCK).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise SettingsError("another `upwell migrate source` is running: wait for it and run it again")
+        time.sleep(0.1)
 
 
 def print_source_sql(connection: Connection, name: str, tables: Mapping[str, TableInfo]) -> str:

@@ -19,11 +19,9 @@ from streams.cli.context import say, settings_from
 @click.option("--force", is_flag=True, help="Go on without a neighbour that is away; what it has stays.")
 @click.pass_context
 def uninstall(ctx: click.Context, only: tuple[str, ...], yes: bool, force: bool) -> None:
-    """Drop what upwell made, after saying what that is. No table of yours is touched.
+    """Say what upwell made, and drop it.
 
-    Killed and run again, it goes on.
-
-    The limits may be combined; without one, all of it goes.
+    No table of yours is touched. Killed and run again, it goes on. The limits may be combined; without one, all goes.
     """
     from streams.uninstall import PARTS, STAYS, planned
 

@@ -225,6 +225,7 @@ def small_model(tmp_path: Path) -> str:
 def test_two_real_models_of_different_dimension(prepared: Deployment, small_model: str) -> None:
     from sentence_transformers import SentenceTransformer
 
+    prepared.cli = "streams.cli"
     prepared.start_worker()
     until(lambda: all_searchable(prepared), 120, "the first rows")
     change_spec(prepared, small_model)

@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from streams.doctor.core import NEIGHBOURS
 from tests.deployment import Deployment, until
 from tests.oracle import compare
 
@@ -234,6 +235,22 @@ def test_search_finds_what_was_just_written(shop: Deployment) -> None:
             "gone",
         )
     assert str(key) not in shop.upwell("search", "content", "how to mend a violin", "--json").stdout
+
+
+def test_the_doctor_finds_nothing_wrong_with_what_runs(shop: Deployment) -> None:
+    found = json.loads(shop.upwell("doctor", "--json").stdout)
+    assert {check["neighbour"] for check in found} == set(NEIGHBOURS)
+    unlike_ok = {
+        (check["neighbour"], check["name"]): check["state"] for check in found if check["state"] != "ok"
+    }
+    assert unlike_ok.pop(("source", "limit of WAL kept")) == "warn"
+    of_the_machine = {
+        ("source", "disk"),
+        ("sink", "disk"),
+        ("source", "transactions"),
+        ("sink", "transactions"),
+    }
+    assert {place for place in unlike_ok if place not in of_the_machine} == set(), unlike_ok
 
 
 def test_status_finds_nothing_wrong_and_explain_knows_a_row(shop: Deployment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError, S
 from tests.contracts.server import Server
 from tests.contracts.sinks import COLUMNS, layout
 from tests.contracts.steps import change, claim, document, embed_all, take_in
+from tests.deployment import until
 
 Connection = psycopg.Connection[Any]
 
@@ -60,6 +62,29 @@ def test_a_second_runner_gets_one_clear_line(connection: Connection, dsn: str) -
         assert "\n" not in str(caught.value)
         first.execute("SELECT pg_advisory_unlock_all()")  # a closed session's backend ends a moment later
     migrate_sink(connection, [layout()])
+
+
+def test_h20_a_migrate_waits_for_a_worker_before_it_has_locked_anything(
+    connection: Connection, dsn: str
+) -> None:
+    """Altering a table first, and then waiting for a worker that wants the table, is a deadlock."""
+    wider = layout(metadata=[*COLUMNS, Column("added", "text")])
+    with (
+        ThreadPoolExecutor(1) as thread,
+        psycopg.connect(dsn, autocommit=True) as other,
+        psycopg.connect(dsn) as worker,
+    ):
+        worker.execute(
+            "SELECT pg_advisory_xact_lock_shared(hashtext('upwell.collection'), hashtext('content'))"
+        )
+        migrating = thread.submit(migrate_sink, other, [wider])
+        query = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        until(lambda: connection.execute(query).fetchone() == (True,), 10, "it waits for the worker")
+        for table in ("record_content", "pending", "embedding_content_g1", "audit"):
+            worker.execute(f"LOCK TABLE upwell.{table} IN ROW EXCLUSIVE MODE NOWAIT".encode())
+        worker.commit()
+        migrating.result(10)
+    assert connection.execute("SELECT added FROM upwell.content").fetchall() == []
 
 
 def test_nothing_is_left_of_a_migrate_that_failed(empty: Connection) -> None:

@@ -114,6 +114,10 @@ GRANT EXECUTE ON FUNCTION {function}(text, vector, int, int) TO upwell_reader
 SELECT attname, atttypmod = -1 FROM pg_attribute
  WHERE attrelid = to_regclass(%(view)s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 
+-- name: lock_view
+-- The view before its tables, as a query that reads it: the other way round the two could deadlock.
+LOCK TABLE {view} IN ACCESS EXCLUSIVE MODE
+
 -- name: drop_view
 DROP VIEW {view}
 
