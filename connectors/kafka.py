@@ -131,16 +131,6 @@ class Kafka:
             futures = self._admin.create_topics(new, request_timeout=self._timeout)
         return [name for name, future in futures.items() if self._created(future)]
 
-    def delete(self, topics: Collection[str]) -> None:
-        """Delete topics with all that they hold; one that does not exist is fine."""
-        if not topics:
-            return
-        with self._errors():
-            futures = self._admin.delete_topics(list(topics), request_timeout=self._timeout)
-        for future in futures.values():
-            with contextlib.suppress(TopicUnknown), self._errors():
-                self._result(future)
-
     def _created(self, future: Future[None]) -> bool:
         try:
             with self._errors():
@@ -204,14 +194,14 @@ class Kafka:
         return found
 
     def delete_topics(self, names: Collection[str]) -> None:
-        """Idempotent."""
+        """Delete topics with all that they hold; one that does not exist is fine."""
         if not names:
             return
         with self._errors():
             futures = self._admin.delete_topics(list(names), operation_timeout=self._timeout)
         for future in futures.values():
             with contextlib.suppress(TopicUnknown), self._errors():
-                future.result()
+                self._result(future)
 
     def groups(self) -> dict[str, str]:
         """State of each consumer group, by its id."""

@@ -121,7 +121,7 @@ class Completion:
         """Nothing of an ended lineage is needed any more; its topics hold texts."""
         ended = self.state.ended_topics(self.naming.lineage)
         if ended:
-            self.kafka.delete(ended)
+            self.kafka.delete_topics(ended)
             self.state.forget_topics(ended)
             self.progress(f"{len(ended)} topics of ended lineages deleted")
 

@@ -80,7 +80,7 @@ def _remove(settings: Settings, name: str, progress: Progress) -> None:
         if topics:
             # A consumer of a topic that is gone asks for it without a pause.
             state.wait_restarted(RESTART_SECONDS)
-            neighbours.kafka(settings).delete(topics)
+            neighbours.kafka(settings).delete_topics(topics)
         removed = remove_collection(sink, name)
     progress(
         f"sink: collection {name} removed: {removed.records} records, {removed.vectors} vectors, "

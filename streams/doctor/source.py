@@ -226,7 +226,7 @@ def judge_slots(slots: list[Any], newest: str | None, *, away: str = "") -> Iter
     elif newest is not None and newest not in {slot["name"] for slot in slots}:
         yield fail(
             f"{newest} is gone: changes since are lost",
-            "begin a new deployment with another name (README, When something fails)",
+            "run `upwell connector rebuild`",
         )
     for slot in slots:
         if newest is not None and slot["name"] != newest:
@@ -241,7 +241,7 @@ def judge_slot(slot: Row) -> Verdict:
     if status == "lost":
         return fail(
             f"{name} is lost: the source removed write-ahead log that it needed",
-            "begin a new deployment with another name, and raise max_slot_wal_keep_size",
+            "raise max_slot_wal_keep_size, then run `upwell connector rebuild`",
         )
     if status == "unreserved":
         return fail(

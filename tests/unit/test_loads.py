@@ -93,7 +93,7 @@ class FakeSweep:
 class FakeKafka:
     deleted: list[str]
 
-    def delete(self, topics: Collection[str]) -> None:
+    def delete_topics(self, topics: Collection[str]) -> None:
         self.deleted = list(topics)
 
     def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:

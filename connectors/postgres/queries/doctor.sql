@@ -139,6 +139,8 @@ SELECT w.relation AS missing
   FROM (VALUES ('position'), ('pending'), ('dead_letter'), ('repair'), ('counter'), ('delay'), ('worker'), ('audit'))
        w(relation)
  WHERE NOT has_table_privilege('upwell.' || w.relation, 'INSERT')
+UNION ALL
+SELECT 'topic' WHERE NOT has_table_privilege('upwell.topic', 'DELETE')
 
 -- name: generations
 -- Those that are fed, the live one of a collection first.
