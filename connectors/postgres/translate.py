@@ -5,6 +5,7 @@ nothing else, which is when it gets no connection.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -65,6 +66,10 @@ REFUSALS: Final = (
 )
 
 
+#: What data exceptions quote is a value of the row, and dead letters keep what they say.
+QUOTED: Final = re.compile(r'".*"', re.DOTALL)
+
+
 def refused(error: psycopg.Error) -> bool:
     """Whether a connection was refused for what the settings say: user, password, TLS."""
     if error.sqlstate or not isinstance(error, psycopg.OperationalError):
@@ -104,5 +109,7 @@ def sink_errors() -> Iterator[None]:
     except psycopg.Error as error:
         kind = meaning(error)
         line = error.diag.message_primary or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if kind is RecordRejected and (error.sqlstate or "22").startswith("22"):
+            line = QUOTED.sub('"..."', line)
         hint = ": run `upwell migrate`" if kind is MigrationNeeded else ""
         raise kind(f"sink database: {line}{hint}") from error

@@ -26,6 +26,11 @@ COMMANDS: Final = {
         "Another model, template or chunking, beside the live one.",
     ),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
+    "dead-letters": (
+        "streams.cli.dead_letters",
+        "dead_letters",
+        "What could not be taken in: look, replay, waive.",
+    ),
     "demo": (
         "streams.cli.demo",
         "demo",
