@@ -6,6 +6,7 @@ decode is an Undecodable; what would fail for every record of a schema is raised
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,6 +130,27 @@ class Decoder:
                 error=str(error),
                 committed_at=envelope.origin.committed_at if envelope else None,
             )
+
+    def contents(self, message: RawMessage) -> dict[str, JsonValue]:
+        """What a person may see of a message that could not be taken in: `operation`, `row` and `text`.
+
+        Excluded columns, unavailable values and columns that cannot be read are not in `row`. `text` is None where
+        the template does not render it. Raises DecodeError, IncompatibleSchema, RegistryUnavailable.
+        """
+        envelope = self._envelope(message.value)
+        found: dict[str, JsonValue] = {"operation": envelope.operation.value, "row": None, "text": None}
+        if envelope.row is None or envelope.reader is None:
+            return found
+        row: dict[str, JsonValue] = {}
+        unavailable = self._unavailable(envelope.row, envelope.suspicious)
+        for column in [column for column in envelope.row if column not in unavailable]:
+            with contextlib.suppress(DecodeError):
+                value = _converted(envelope.row, envelope.reader, [column])
+                row |= {} if self._placeholder.is_within(value[column]) else value
+        found["row"] = row
+        with contextlib.suppress(TemplateError):
+            found["text"] = self._template.render(row)
+        return found
 
     def complete(
         self, change: Change, stored_row: Mapping[str, JsonValue] | None, message: RawMessage | None = None

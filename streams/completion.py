@@ -106,8 +106,8 @@ class Completion:
         letters = sweep.unknown_letters()
         if letters:
             return (
-                f"{letters} dead letters without a key, one may be any row's: mend or waive them, then what the "
-                "source no longer has is removed"
+                f"{letters} dead letters without a key, one may be any row's: see `upwell dead-letters list "
+                f"{load.name}`, replay or waive them, then what the source no longer has is removed"
             )
         removed = sweep.run(lambda rows: self.progress(f"{load.name}: {rows} rows swept ..."))
         self.progress(f"{load.name}: {removed} rows that the source no longer has removed")

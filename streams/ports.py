@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.change import TopicPartition
+from schemas.change import TopicPartition, Undecodable
+from schemas.letters import ReplayPlan, StoredLetter
 from schemas.sink import (
     Claim,
     EmbedWrite,
@@ -109,6 +110,35 @@ class WorkerStore(IntakeStore, EmbedStore, Protocol):
 
     async def close(self) -> None:
         """Give all connections back."""
+        ...
+
+
+class ReplayStore(Protocol):
+    """The sink as a replay of dead letters uses it, beside workers that run."""
+
+    async def letter(self, number: int) -> StoredLetter:
+        """One of that id, open or closed."""
+        ...
+
+    async def replay(
+        self, letter: StoredLetter, request: IntakeRequest, decide: Callable[[IntakeView], ReplayPlan]
+    ) -> ReplayPlan:
+        """One transaction as `IntakeStore.intake`, that also closes, empties and audits the letter; returns the plan.
+
+        No position is moved. Where `decide` leaves the letter open nothing is written. Raises what `intake` raises;
+        Conflict also where the letter was closed meanwhile.
+        """
+        ...
+
+    async def embed_again(self, letter: StoredLetter) -> str:
+        """Make a text that could not be embedded pending again, and close its letter as `replayed`.
+
+        Superseded instead if the row or the generation is gone. Returns which. Raises Conflict, SinkUnavailable.
+        """
+        ...
+
+    async def keep_open(self, letter: StoredLetter, still: Undecodable) -> None:
+        """Note why a replay failed, and the key and commit time if only now they can be read."""
         ...
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from schemas.readings import Explanation
 
@@ -23,7 +24,13 @@ def deleted_at(found: Explanation) -> datetime | None:
     """When the deletion was taken in, by the sink's clock; None for a live key, or if the audit no longer knows."""
     if found.record is not None and not found.record["deleted"]:
         return None
-    return next((row["at"] for row in found.audit if row["action"] == "deleted"), None)
+    return next((row["at"] for row in found.audit if _deletes(row)), None)
+
+
+def _deletes(audited: Mapping[str, Any]) -> bool:
+    """Also a deletion that was a dead letter first."""
+    action: str = audited["action"]
+    return action == "deleted" or (action == "replayed" and audited["detail"]["outcome"] == "deleted")
 
 
 def remains(found: Explanation, kafka_retention: timedelta, audit_retention: timedelta) -> Iterator[Remain]:
@@ -40,8 +47,8 @@ def remains(found: Explanation, kafka_retention: timedelta, audit_retention: tim
             yield Remain(f"generation {each.number} ({each.state})", what, None, "must not be: report it")
     for letter in found.dead_letters:
         what = "the whole record as it came" if letter["holds_bytes"] else "key and error, no bytes"
-        how = "the next accepted change of the key empties it" if letter["holds_bytes"] else "stays"
-        yield Remain(f"dead letter {letter['id']}", what, None, how)
+        how = "the key's next accepted change empties it, or `upwell dead-letters waive`"
+        yield Remain(f"dead letter {letter['id']}", what, None, how if letter["holds_bytes"] else "stays")
     if found.audit:
         yield Remain(
             "audit",

@@ -204,5 +204,5 @@ def _collections(facts: Facts, settings: Settings) -> Iterator[Finding]:
         if found.dead_letters:
             yield Finding(
                 f"{name}: {found.dead_letters} dead letters",
-                "look at upwell.dead_letter and mend the rows at the source (README, When something fails)",
+                f"run `upwell dead-letters list {name}`, mend what it names, then `upwell dead-letters replay`",
             )

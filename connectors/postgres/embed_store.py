@@ -16,7 +16,7 @@ from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
-from schemas.errors import GenerationDropped
+from schemas.errors import GenerationDropped, UpwellError
 from schemas.sink import Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
 
 SQL: Final = Queries.load("sink")
@@ -112,7 +112,7 @@ class EmbedTransactions:
             "lineage": claim.version.lineage,
             "offset": claim.version.offset,
             "error_class": type(error).__name__,
-            "error": storable(" ".join(str(error).split()))[:2000],
+            "error": _said(error),
         }
         mine = {**at, "keys": [claim.key], "tokens": [claim.token]}
         with sink_errors():
@@ -138,6 +138,13 @@ class EmbedTransactions:
         with sink_errors():
             async with self._pool.connection() as connection:
                 return [GenerationInfo(*row) async for row in await connection.execute(SQL["generations"])]
+
+
+def _said(error: Exception) -> str:
+    """Of an error of ours what it says. Another's may quote the text, which is not to be read in a dead letter."""
+    if not isinstance(error, UpwellError):
+        return "the model failed on the text"
+    return storable(" ".join(str(error).split()))[:2000]
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ Pool = AsyncConnectionPool[Connection]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What the first half of the transaction read. `fed`: the generations that there are."""
 
     view: IntakeView
@@ -54,9 +54,9 @@ class IntakeTransactions:
             async with self._pool.connection() as connection:
                 columns = await self._columns_of(connection, request.collection)
                 async with connection.transaction():
-                    seen = await _lock_and_read(connection, request)
+                    seen = await lock_and_read(connection, request)
                     plan = decide(seen.view)
-                    return plan, await _write(connection, request, plan, seen, columns)
+                    return plan, await write_plan(connection, request, plan, seen, columns)
 
     async def _columns_of(self, connection: Connection, collection: str) -> list[Column]:
         """Key and metadata columns of the record table; read once."""
@@ -69,7 +69,7 @@ class IntakeTransactions:
         return self._columns[collection]
 
 
-async def _lock_and_read(connection: Connection, request: IntakeRequest) -> _Seen:
+async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
     """Locks in the one order that all transactions share (H20); each statement sees what the lock before let in."""
     record = record_table(request.collection)
     at = sorted(request.positions)
@@ -97,7 +97,7 @@ async def _lock_and_read(connection: Connection, request: IntakeRequest) -> _See
     fence = None if row[0] is None else Fence(row[0], row[1])
     states = {row[0]: _state(row) for row in await records.fetchall()}
     templates = dict(zip(row[2], row[3], strict=True))
-    return _Seen(IntakeView(fence, states, frozenset(row[4]), templates), row[2])
+    return Seen(IntakeView(fence, states, frozenset(row[4]), templates), row[2])
 
 
 def _state(row: Sequence[Any]) -> RecordState:
@@ -125,9 +125,16 @@ def _check_positions(request: IntakeRequest, rows: Sequence[Sequence[Any]]) -> N
             )
 
 
-async def _write(
-    connection: Connection, request: IntakeRequest, plan: IntakePlan, seen: _Seen, columns: Sequence[Column]
+async def write_plan(
+    connection: Connection,
+    request: IntakeRequest,
+    plan: IntakePlan,
+    seen: Seen,
+    columns: Sequence[Column],
+    *,
+    audited: bool = True,
 ) -> datetime:
+    """The second half of the transaction; returns the sink's clock. Not `audited`: the caller does it."""
     collection, record = request.collection, record_table(request.collection)
     common = {"collection": collection}
     if plan.fence is not None:
@@ -136,7 +143,7 @@ async def _write(
         records = None
         if plan.writes:
             records = await connection.execute(_upsert(record, columns), record_arrays(plan.writes))
-        for name, parameters in simple_statements(plan, seen.fed):
+        for name, parameters in simple_statements(plan, seen.fed, audited=audited):
             await connection.execute(SQL[name], {**common, **parameters})
         for number in seen.fed:
             removed = [write.key for write in plan.writes if write.embed_in(number) == "remove"]

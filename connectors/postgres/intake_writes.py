@@ -140,7 +140,9 @@ def position_arrays(
     }
 
 
-def simple_statements(plan: IntakePlan, generations: Sequence[int]) -> Iterator[tuple[str, Parameters]]:
+def simple_statements(
+    plan: IntakePlan, generations: Sequence[int], *, audited: bool
+) -> Iterator[tuple[str, Parameters]]:
     """Statements on tables that all collections share, by name, in lock order after the records."""
     for alike, keys in _alike(plan.writes, generations, "remove"):
         yield "remove_pending_of", {"keys": list(keys), "generations": alike}
@@ -151,7 +153,7 @@ def simple_statements(plan: IntakePlan, generations: Sequence[int]) -> Iterator[
     if plan.dead_letters:
         yield "insert_dead_letters", dead_letter_arrays(plan.dead_letters)
     audit = audit_arrays(plan)
-    if audit["actions"]:
+    if audited and audit["actions"]:
         yield "insert_audit", audit
     if plan.repairs_done:
         yield "finish_repairs", {"keys": sorted(plan.repairs_done)}

@@ -17,8 +17,9 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.postgres.capture_state import AGAIN_SECONDS, Deployment
 from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
-from connectors.postgres.intake_store import SQL, IntakeTransactions, Pool
+from connectors.postgres.intake_store import SQL, Pool
 from connectors.postgres.migrate import check_schema
+from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SlotTaken, UpwellError
 
@@ -29,11 +30,11 @@ POOL_SECONDS: Final = 10.0
 Place = tuple[str, datetime, str]
 
 
-class PostgresStore(IntakeTransactions, EmbedTransactions):
-    """Implements `WorkerStore` of streams/ports.py over psycopg's async pool."""
+class PostgresStore(ReplayTransactions, EmbedTransactions):
+    """Implements `WorkerStore` and `ReplayStore` of streams/ports.py over psycopg's async pool."""
 
     def __init__(self, pool: Pool, dsn: str, writer: str, retention_days: int) -> None:
-        IntakeTransactions.__init__(self, pool)
+        ReplayTransactions.__init__(self, pool)
         EmbedTransactions.__init__(self, pool)
         self._dsn, self._slot, self._retention_days = dsn, writer, retention_days
         self._writer = f"{writer}@{int(time.time())}"

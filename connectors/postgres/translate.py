@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -45,6 +46,10 @@ STATES: Final[tuple[tuple[str, type[UpwellError]], ...]] = (
 )
 
 
+#: What data exceptions quote is a value of the row, and dead letters keep what they say.
+QUOTED: Final = re.compile(r'".*"', re.DOTALL)
+
+
 def meaning(error: psycopg.Error) -> type[UpwellError]:
     """Which of our errors a driver error is; what nobody foresaw is a setting or a bug and halts."""
     state = error.sqlstate or ""
@@ -74,5 +79,7 @@ def sink_errors() -> Iterator[None]:
     except psycopg.Error as error:
         kind = meaning(error)
         line = error.diag.message_primary or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if kind is RecordRejected and (error.sqlstate or "22").startswith("22"):
+            line = QUOTED.sub('"..."', line)
         hint = ": run `upwell migrate`" if kind is MigrationNeeded else ""
         raise kind(f"sink database: {line}{hint}") from error

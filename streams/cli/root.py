@@ -30,6 +30,11 @@ COMMANDS: Final = {
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "uninstall": ("streams.cli.uninstall", "uninstall", "Drop what upwell made; say first what that is."),
     "completion": ("streams.cli.completion", "completion", "Print the completion script of a shell."),
+    "dead-letters": (
+        "streams.cli.dead_letters",
+        "dead_letters",
+        "What could not be taken in: look, replay, waive.",
+    ),
     "demo": (
         "streams.cli.demo",
         "demo",

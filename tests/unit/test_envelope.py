@@ -318,6 +318,27 @@ def test_a_complete_change_stays_as_it_is() -> None:
     assert using.complete(decoded, None) is decoded
 
 
+def contents(made: Made, **fields: Any) -> dict[str, Any]:
+    using = decoder(**fields)
+    for schema_id, schema in made.schemas.items():
+        using.learn(schema_id, schema)
+    return dict(using.contents(raw(made)))
+
+
+def test_a_person_sees_the_row_without_what_is_excluded_or_a_placeholder() -> None:
+    seen = contents(envelope_message({**ROW, "price": HOLE, "details": f'{{"a": "x{HOLE}"}}'}, op="u"))
+    assert (seen["operation"], seen["text"], seen["row"]["title"]) == ("u", "Tea\nGreen", "Tea")
+    assert not {"secret", "price", "details"} & set(seen["row"])
+    assert HOLE not in repr(seen)
+
+
+def test_a_person_sees_the_row_that_the_template_cannot_render() -> None:
+    seen = contents(envelope_message(ROW), template="{{ details.colour }}")
+    assert (seen["text"], seen["row"]["body"]) == (None, "Green")
+    gone = contents(envelope_message(None, op="d", before=ROW))
+    assert gone == {"operation": "d", "row": None, "text": None}
+
+
 def test_an_empty_placeholder_is_refused() -> None:
     with pytest.raises(ValueError, match="placeholder"):
         Decoder("content", spec(), ["id"], 1, "")

@@ -105,7 +105,10 @@ WRONG: Mapping[str, tuple[Facts, str]] = {
         facts(found=readings(pending=WAITING)),
         "log",
     ),
-    "content: 2 dead letters": (facts(found=readings(dead_letters={"content": 2})), "upwell.dead_letter"),
+    "content: 2 dead letters": (
+        facts(found=readings(dead_letters={"content": 2})),
+        "upwell dead-letters list content",
+    ),
 }
 
 
