@@ -99,7 +99,7 @@ class _InBackground:
         self._thread.start()
 
     def _load(self) -> None:
-        from streams.app import encoder_of
+        from streams.models import encoder_of
 
         try:
             self._found.append(encoder_of(self._settings, self._settings.model.name))

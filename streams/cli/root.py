@@ -25,6 +25,7 @@ COMMANDS: Final = {
         "generation",
         "Another model, template or chunking, beside the live one.",
     ),
+    "model": ("streams.cli.model", "model", "The model on this machine, its export to ONNX."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "demo": (
         "streams.cli.demo",

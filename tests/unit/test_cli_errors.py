@@ -42,6 +42,8 @@ READERS: Final = (
     "worker",
     "search content coffee",
     "explain content 42",
+    "model show",
+    "model export",
     "report",
     "up",
     "demo",
