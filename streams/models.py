@@ -22,13 +22,13 @@ Progress = Callable[[str], None]
 
 
 def encoder_of(settings: Settings, model: str, progress: Progress | None = None) -> Encoder:
-    """A generation's model; its first load on a machine exports it, which `progress`, else the log, tells of.
+    """A generation's model; its first load on a machine exports it. `progress`, else the log, tells of that.
 
     Raises ModelUnavailable.
     """
     import connectors.encoder
 
-    tell = progress or (lambda line: log.warning("model", state=line))
+    tell = progress or (lambda line: log.info("model", state=line))
     encoder: BatchingEncoder = connectors.encoder.load_encoder(
         model,
         threads=settings.worker.threads or None,
@@ -36,6 +36,8 @@ def encoder_of(settings: Settings, model: str, progress: Progress | None = None)
         runtime=settings.model.runtime,
         progress=tell,
     )
+    if progress is None:
+        log.info("model loaded", model=model, runtime=encoder.runtime)
     return encoder
 
 

@@ -25,7 +25,8 @@ def model() -> None:
 def export(ctx: click.Context, force: bool) -> None:
     """Export the spec's model to ONNX, once on a machine.
 
-    Where it is missing, workers and `migrate` do it by themselves. Exit 1 if the model does not export, or its vectors are then not those of sentence-transformers.
+    Where it is missing, workers and `migrate` do it by themselves. Exit 1 if the model does not export, or its vectors
+    are then not those of sentence-transformers.
     """
     from streams.models import export_model
 
