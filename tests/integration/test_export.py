@@ -170,6 +170,7 @@ def test_killed_and_then_two_at_once(make: Make, tmp_path: Path) -> None:
     killed.communicate()
     until(lambda: is_free(next(models.glob("*.lock"))), 60, "its child is gone, too")
     (part,) = models.glob("*.part")
+    assert not (part / "manifest.json").exists(), "it has not gone on alone"
     assert cached(part.with_suffix("")) is None
     (part / "left by the killed one").touch()
     both = [start(), start()]

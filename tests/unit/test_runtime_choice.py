@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from connectors.encoder.export import ExportFailed, cached, exported, place
 from connectors.encoder.model import choose, load_encoder
 from connectors.encoder.onnx import GRAPH, MANIFEST, Manifest
 from schemas.errors import ModelUnavailable
+from tests.deployment import ROOT
 from tests.fixtures.model import tokenizer_json
 
 WHOLE = Manifest(
@@ -202,3 +206,46 @@ def test_a_graph_that_is_none(source: Path, tmp_path: Path) -> None:
     found, lines = loaded(source, cache)
     assert isinstance(found, ByTorch)
     assert "`upwell model export --force` makes it anew" in lines[-1]
+
+
+# Models of the hub
+
+
+def hub_cache(root: Path) -> Path:
+    """As huggingface_hub lays it out; returns the snapshot."""
+    repository = root / "models--somebody--small"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    for directory in (repository / "refs", repository / "blobs", snapshot):
+        directory.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (repository / "blobs" / "1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    return snapshot
+
+
+def test_a_downloaded_hub_model_is_its_snapshot(tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path / "hub")
+    same = tmp_path / "same"
+    same.mkdir()
+    (same / "config.json").write_text("{}")
+    (tmp_path / "upwell.toml").write_text("")
+
+    def show(name: str) -> Any:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("UPWELL_")}
+        own = {"UPWELL_MODEL_NAME": name, "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.without_torch", "model", "show", "--json"],
+            cwd=tmp_path,
+            env={**kept, **own},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    found = show("hub:somebody/small")
+    assert found["source"] == str(snapshot)
+    assert found["identity"] == show(f"path:{same}")["identity"]
+    assert found["export"] is None
+    other = show("hub:somebody/else")
+    assert (other["source"], other["identity"], other["export_path"]) == (None, None, None)
