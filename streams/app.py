@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from connectors.debezium.naming import Naming
-from connectors.encoder import TokenChunker, load_encoder
+from connectors.encoder import TokenChunker
 from connectors.kafka import TopicFacts
 from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
@@ -31,6 +31,7 @@ from streams.embed.listen import listen
 from streams.embed.stage import Recipe
 from streams.generations import matching
 from streams.intake.stage import Intake
+from streams.models import encoder_of
 from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
@@ -52,11 +53,6 @@ def supervised_slots(settings: Settings) -> list[str]:
     """The slots of supervised workers, the same at every start."""
     base = settings.worker.slot or socket.gethostname()
     return [f"{base}-{number}" for number in range(settings.worker.processes)]
-
-
-def encoder_of(settings: Settings, model: str) -> Encoder:
-    """A generation's model. Raises ModelUnavailable."""
-    return load_encoder(model, threads=settings.worker.threads or None)
 
 
 def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.encoder import TokenChunker, load_encoder
+from connectors.encoder import TokenChunker
 from connectors.postgres.generations import Generations
 from connectors.postgres.source import connect_source
 from schemas.errors import GenerationMismatch, SettingsError, TemplateError
@@ -102,7 +102,7 @@ def wanted(settings: Settings, name: str, encoder: Encoder) -> GenerationInfo:
     )
 
 
-def create(settings: Settings, name: str, load: Load = load_encoder) -> tuple[GenerationInfo, int]:
+def create(settings: Settings, name: str, load: Load) -> tuple[GenerationInfo, int]:
     """Make what the spec says beside the live generation; returns it and how many rows are to be embedded.
 
     The table is looked at first: the new template may need columns whose unchanged long values updates leave out, or
@@ -128,7 +128,7 @@ def create(settings: Settings, name: str, load: Load = load_encoder) -> tuple[Ge
         return generations.create(wanted(settings, name, load(settings.model.name)))
 
 
-def plan(settings: Settings, name: str, load: Load = load_encoder) -> Plan:
+def plan(settings: Settings, name: str, load: Load) -> Plan:
     """Render, cut and encode a sample of the stored rows. Writes nothing."""
     spec = spec_of(settings, name)
     with Generations.open(settings.sink.dsn) as generations:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.encoder import load_encoder
 from connectors.postgres import source_schema
 from connectors.postgres.capture_state import CaptureState, connect_sink
 from connectors.postgres.layout import CollectionLayout, Column
@@ -19,6 +18,7 @@ from schemas.spec import CollectionSpec, fingerprint
 from streams import neighbours
 from streams.capture import apply, check_collections
 from streams.generations import matching
+from streams.models import encoder_of
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
@@ -39,7 +39,7 @@ def migrate(
     gone = removable(settings, remove)
     for line in migrate_source(settings, remove=remove):
         progress(f"source: {line}")
-    for line in migrate_sink(settings):
+    for line in migrate_sink(settings, progress):
         progress(f"sink: {line}")
     captured = is_captured(settings)
     if captured:
@@ -105,12 +105,15 @@ def source_script(settings: Settings) -> str:
         return source_schema.print_source_sql(source, settings.name, {i.table: i for i in infos.values()})
 
 
-def migrate_sink(settings: Settings) -> list[str]:
-    """The sink's schema and every collection's objects; what is not in the spec is left alone."""
+def migrate_sink(settings: Settings, progress: Progress | None = None) -> list[str]:
+    """The sink's schema and every collection's objects; what is not in the spec is left alone.
+
+    `progress` tells of an export of the model.
+    """
     with connect_source(settings.source.dsn) as source:
         infos = check_collections(source, settings.collections)
     with connect_sink(settings.sink.dsn) as sink:
-        facts = model_facts(settings, CaptureState(sink).generations())
+        facts = model_facts(settings, CaptureState(sink).generations(), progress)
         return bring_sink(
             sink,
             [layout(name, spec, infos[name], facts[name]) for name, spec in settings.collections.items()],
@@ -126,8 +129,10 @@ class ModelFacts:
     max_tokens: int
 
 
-def model_facts(settings: Settings, fed: Mapping[str, Sequence[GenerationInfo]]) -> dict[str, ModelFacts]:
-    """By collection. The model is loaded (seconds, torch) only if no generation says what is needed of it.
+def model_facts(
+    settings: Settings, fed: Mapping[str, Sequence[GenerationInfo]], progress: Progress | None = None
+) -> dict[str, ModelFacts]:
+    """By collection. The model is loaded, and exported on its first use, only if no generation says what is needed.
 
     Raises GenerationMismatch if a collection has generations, and none is as the spec says.
     """
@@ -143,7 +148,7 @@ def model_facts(settings: Settings, fed: Mapping[str, Sequence[GenerationInfo]])
             if fitting:
                 facts[collection] = ModelFacts(name, fitting[0].dimension, fitting[0].max_tokens)
     if len(facts) < len(settings.collections):
-        encoder = load_encoder(name)
+        encoder = encoder_of(settings, name, progress)
         loaded = ModelFacts(name, encoder.dimension, encoder.max_tokens)
         return {collection: facts.get(collection, loaded) for collection in settings.collections}
     return facts

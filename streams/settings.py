@@ -118,7 +118,9 @@ class WorkerSettings(Strict):
     session_timeout_seconds: float = Field(
         30.0, ge=6, description="Kafka gives away a silent worker's partitions after this"
     )
-    threads: int = Field(0, ge=0, description="threads of the model; 0 lets torch choose")
+    threads: int = Field(
+        0, ge=0, description="threads of the model; 0: one with ONNX Runtime, torch's own choice with torch"
+    )
     metrics_interval_seconds: float = Field(1.0, gt=0, description="how often counts and delays are stored")
 
 
@@ -171,7 +173,11 @@ class Settings(BaseSettings):
 
 def variables() -> dict[str, tuple[str, ...]]:
     """Every environment variable and the path of the setting that it sets."""
-    found: dict[str, tuple[str, ...]] = {"UPWELL_NAME": ("name",), "UPWELL_MODEL_NAME": ("model", "name")}
+    found: dict[str, tuple[str, ...]] = {
+        "UPWELL_NAME": ("name",),
+        "UPWELL_MODEL_NAME": ("model", "name"),
+        "UPWELL_MODEL_RUNTIME": ("model", "runtime"),
+    }
     for section, field in Settings.model_fields.items():
         annotation = field.annotation
         if section in {"collections", "model"} or not (
@@ -181,6 +187,14 @@ def variables() -> dict[str, tuple[str, ...]]:
         for name in annotation.model_fields:
             found[f"{PREFIX}{section}_{name}".upper()] = (section, name)
     return found
+
+
+def cache_directory() -> Path:
+    """UPWELL_CACHE, else the user's cache folder: shared by all deployments of the user."""
+    base = os.environ.get("UPWELL_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "upwell"
 
 
 def _overlay(target: dict[str, Any], environment: Mapping[str, str], origin: str) -> None:

@@ -76,7 +76,7 @@ def _run(line: Any, home: Path, spec: Path, seconds: float) -> None:
     settings = local_settings(spec, home)
     line.prepare(settings, sample=True)
     line.start_worker(spec)
-    encoder = _InBackground(settings)
+    encoder = _InBackground(settings, tell)
     first = threading.Thread(target=_tell_first_vector, args=(settings, tell), daemon=True)
     first.start()
     line.load(settings, deadline=time.monotonic() + LOAD_SECONDS)
@@ -93,16 +93,16 @@ def _run(line: Any, home: Path, spec: Path, seconds: float) -> None:
 class _InBackground:
     """The model for the demo's own queries, loaded while the first load runs."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._found = settings, list[Encoder | Exception]()
+    def __init__(self, settings: Settings, tell: Any) -> None:
+        self._settings, self._tell, self._found = settings, tell, list[Encoder | Exception]()
         self._thread = threading.Thread(target=self._load, daemon=True)
         self._thread.start()
 
     def _load(self) -> None:
-        from streams.app import encoder_of
+        from streams.models import encoder_of
 
         try:
-            self._found.append(encoder_of(self._settings, self._settings.model.name))
+            self._found.append(encoder_of(self._settings, self._settings.model.name, self._tell))
         except Exception as error:
             self._found.append(error)
 

@@ -31,10 +31,11 @@ def generation() -> None:
 @click.pass_context
 def plan(ctx: click.Context, collection: str, json_: bool) -> None:
     """What a generation of COLLECTION as the spec says now would cost. Writes nothing."""
-    from connectors.encoder import load_encoder
     from streams.generations import plan as estimate
+    from streams.models import encoder_of
 
-    found = estimate(settings_from(ctx), collection, load_encoder)
+    settings = settings_from(ctx)
+    found = estimate(settings, collection, lambda name: encoder_of(settings, name, _progress))
     if json_:
         click.echo(json.dumps(asdict(found), indent=2))
     else:
@@ -49,10 +50,11 @@ def create(ctx: click.Context, collection: str) -> None:
 
     The workers fill it beside the live one. Run again, it does nothing.
     """
-    from connectors.encoder import load_encoder
     from streams.generations import create as make
+    from streams.models import encoder_of
 
-    made, pending = make(settings_from(ctx), collection, load_encoder)
+    settings = settings_from(ctx)
+    made, pending = make(settings, collection, lambda name: encoder_of(settings, name, _progress))
     if pending or made.state == "filling":
         what = f"{pending} rows to embed" if pending else "is there already"
         click.echo(f"generation {made.number} of {collection} fills: {what}")
@@ -143,6 +145,11 @@ def drop(ctx: click.Context, collection: str, number: int) -> None:
         click.echo(
             f"the spec is that of none that is left: undo the change of {collection} before a worker starts"
         )
+
+
+def _progress(line: str) -> None:
+    """Beside the answer, not in it."""
+    click.echo(line, err=True)
 
 
 def _say_live(settings: Settings, live: GenerationInfo, target: GenerationInfo) -> None:

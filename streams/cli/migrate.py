@@ -53,5 +53,5 @@ def sink(ctx: click.Context) -> None:
     """Tables, views and functions of schema upwell in the sink."""
     from streams.migration import migrate_sink
 
-    for line in migrate_sink(settings_from(ctx)) or ["nothing to do"]:
+    for line in migrate_sink(settings_from(ctx), say) or ["nothing to do"]:
         say(f"sink: {line}")

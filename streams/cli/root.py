@@ -27,6 +27,7 @@ COMMANDS: Final = {
         "generation",
         "Another model, template or chunking, beside the live one.",
     ),
+    "model": ("streams.cli.model", "model", "The model on this machine, its export to ONNX."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "uninstall": ("streams.cli.uninstall", "uninstall", "Drop what upwell made; say first what that is."),
     "completion": ("streams.cli.completion", "completion", "Print the completion script of a shell."),

@@ -44,14 +44,19 @@ def find(settings: Settings, collection: str, text: str, k: int) -> tuple[str, l
     if collection not in settings.collections:
         known = ", ".join(sorted(settings.collections)) or "none"
         raise SettingsError(f"no collection {collection!r} in the spec: it has {known}")
-    from connectors.encoder import load_encoder
     from connectors.postgres.capture_state import connect_sink
     from connectors.postgres.read import live_model, search_rows
+    from streams.models import encoder_of
 
     with connect_sink(settings.sink.dsn) as connection:
         name = live_model(connection, collection)
-        vector = load_encoder(name, threads=settings.worker.threads or None).encode([text])[0]
+        vector = encoder_of(settings, name, _progress).encode([text])[0]
         return name, search_rows(connection, collection, name, vector, k)
+
+
+def _progress(line: str) -> None:
+    """Beside the answer, not in it."""
+    click.echo(line, err=True)
 
 
 def render(hits: Sequence[SearchHit]) -> None:

@@ -74,9 +74,9 @@ def model_checks(
 
 
 def _load(settings: Settings) -> tuple[int, int]:
-    from connectors.encoder import load_encoder
+    from streams.models import encoder_of
 
-    encoder = load_encoder(settings.model.name)
+    encoder = encoder_of(settings, settings.model.name, lambda line: None)
     return encoder.dimension, encoder.max_tokens
 
 

@@ -46,6 +46,8 @@ READERS: Final = (
     "dead-letters show 1",
     "dead-letters replay --all",
     "dead-letters waive 1 --reason tested",
+    "model show",
+    "model export",
     "report",
     "doctor",
     "doctor --sql",

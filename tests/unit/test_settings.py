@@ -106,6 +106,7 @@ def test_every_variable_sets_what_it_names(folder: Path) -> None:
     special = {
         "UPWELL_NAME": "other",
         "UPWELL_MODEL_NAME": "hub:a/b",
+        "UPWELL_MODEL_RUNTIME": "torch",
         "UPWELL_CONNECT_CONVERTER": "confluent",
         "UPWELL_CONNECT_HEARTBEAT_INTERVAL_MS": "100",
         "UPWELL_WORKER_BACKFILL_SHARE": "1",
