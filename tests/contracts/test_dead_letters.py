@@ -14,12 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from psycopg.conninfo import make_conninfo
 
+from connectors.postgres.dead_letters import open_letters
+from connectors.postgres.explain import explain
 from schemas.change import Undecodable, Version
 from schemas.envelope import Decoder, RawMessage
 from schemas.errors import RegistryUnavailable, UnusableVector
 from schemas.spec import CollectionSpec
 from schemas.template import text_hash
 from streams.cli.root import cli
+from streams.remains import deleted_at
 from streams.replay import Decoders, Replayed, Replaying
 from tests.contracts.sinks import PostgresSink
 from tests.contracts.steps import AT, change, claim, embed_all, take_in, undecodable, when
@@ -207,14 +210,15 @@ async def test_a_delete_and_a_truncate_are_replayed(postgres: PostgresSink) -> N
     assert await postgres.alive() == ["[3]"]
     assert await postgres.chunks("[1]") == await postgres.chunks("[2]") == []
     assert [row[4]["outcome"] for row in await audited(postgres)] == ["deleted", "truncated"]
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        found = explain(connection, "content", ["1"])
+    assert [row["action"] for row in found.audit if row["at"] == deleted_at(found)] == ["replayed"]
 
 
 async def test_older_ones_of_a_key_go_first(postgres: PostgresSink) -> None:
     await bury(postgres, letter(message(1, "the second of them", lsn=200), 9))
     await bury(postgres, letter(message(1, "the first of them"), 7))
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-        from connectors.postgres.dead_letters import open_letters
-
         in_order = open_letters(connection, "content", "DocumentTooLarge")
         assert open_letters(connection, "content", "BadMagicByte") == []
     done, lines = await replay(postgres, *in_order)
@@ -476,7 +480,7 @@ async def test_list_shows_neither_texts_nor_bytes(postgres: PostgresSink, ask: A
 
 
 async def test_show_has_texts_and_bytes_behind_their_flags(postgres: PostgresSink, ask: Ask) -> None:
-    made = message(1, "a secret title")
+    made = message(1, "a secret\x1b[31m title")
     (number,) = await bury(postgres, letter(made, 7))
     plain = await ran(ask, "show", str(number), "--json")
     assert plain.exit_code == 0, plain.output
@@ -485,12 +489,13 @@ async def test_show_has_texts_and_bytes_behind_their_flags(postgres: PostgresSin
     assert json.loads(plain.stdout)["holds"]["value_bytes"] == len(made.value)
     assert made.value.hex() not in plain.stdout
     text = json.loads((await ran(ask, "show", str(number), "--text", "--json")).stdout)
-    assert text["contents"]["text"] == "a secret title"
-    assert text["contents"]["row"]["title"] == "a secret title"
+    assert text["contents"]["text"] == "a secret\x1b[31m title"
+    assert text["contents"]["row"]["title"] == "a secret\x1b[31m title"
     assert "value_bytes" not in text
     whole = await ran(ask, "show", str(number), "--bytes")
     assert made.value.hex() in whole.stdout.replace("\n", "")
-    assert "text: a secret title" in whole.stdout
+    assert "text: a secret\N{REPLACEMENT CHARACTER}[31m title" in whole.stdout
+    assert "\x1b" not in whole.stdout
     assert (await ran(ask, "show", str(number + 1))).exit_code == 2
 
 
