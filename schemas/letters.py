@@ -14,7 +14,7 @@ class StoredLetter:
     """One row of `upwell.dead_letter`. Of stage `intake` with the bytes as consumed, until it is closed; of stage
     `embed` with a generation and without `at` and bytes.
 
-    `closed_by`: superseded, replayed or waived; None while it is open. `reason` is who waived it's own.
+    `closed_by`: superseded, replayed or waived; None while it is open. `reason`: why it was waived.
     """
 
     id: int

@@ -100,10 +100,17 @@ def show(ctx: click.Context, id: int, bytes_: bool, text: bool, json_: bool) -> 
     screen = console()
     for name, value in answer.items():
         if value is not None and name != "contents":
-            screen.print(f"{name}: {value}", soft_wrap=True)
+            screen.print(_printable(f"{name}: {value}"), soft_wrap=True)
     for name, value in (answer.get("contents") or {}).items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        screen.print(f"{name}: {shown}", soft_wrap=True)
+        screen.print(_printable(f"{name}: {shown}"), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """A text of the source as it is, but for what a terminal would obey."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
 
 
 def _answer(letter: StoredLetter, *, bytes_: bool) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def insert(deployment: Deployment, key: int, title: str, extra: str = '{"colour"
         source.execute("INSERT INTO shop.content VALUES (%s, %s, %s)", (key, title, extra))
 
 
+def delete(deployment: Deployment, key: int) -> None:
+    with deployment.source() as source:
+        source.execute("DELETE FROM shop.content WHERE id = %s", (key,))
+
+
 def letters(deployment: Deployment) -> dict[str, dict[str, Any]]:
     """Open ones by key."""
     found = json.loads(deployment.upwell("dead-letters", "list", "content", "--json").stdout)
@@ -70,6 +75,12 @@ def searchable(deployment: Deployment) -> list[int]:
 def taken_in(deployment: Deployment, records: int) -> bool:
     with deployment.sink() as sink:
         return int(one(sink, "SELECT coalesce(sum(next_offset), 0) FROM upwell.position")) >= records
+
+
+def each_offset_has_one_outcome(deployment: Deployment) -> None:
+    with deployment.sink() as sink:
+        for topic, partition, next_offset, audited in sink.execute(AUDITED).fetchall():
+            assert next_offset == audited, f"{topic}/{partition}"
 
 
 def test_dead_letters_are_mended_replayed_and_waived(limited: Deployment) -> None:
@@ -99,8 +110,7 @@ def test_dead_letters_are_mended_replayed_and_waived(limited: Deployment) -> Non
     spec = Path(limited.directory / "upwell.toml")
     old = spec.read_text()
     spec.write_text(old.replace("max_document_bytes = 60", "max_document_bytes = 600"))
-    with limited.source() as source:
-        source.execute("DELETE FROM shop.content WHERE id = 4")
+    delete(limited, 4)
     code, told, failed = asked(limited, "replay", numbers["[4]"])
     assert (code, failed) == (0, "")
     assert "replayed: applied" in told
@@ -109,9 +119,9 @@ def test_dead_letters_are_mended_replayed_and_waived(limited: Deployment) -> Non
     (limited.directory / "old.toml").write_text(old)
     worker = limited.start_worker(**FAKE, UPWELL_SPEC="old.toml")  # type: ignore[arg-type]
     assert asked(limited, "replay", numbers["[3]"])[0] == 0
-    until(
-        lambda: letters(limited).get("[3]", {}).get("stage") == "embed", 60, "it is too long for that worker"
-    )
+    with limited.sink() as sink:
+        buried = "SELECT count(*) FROM upwell.dead_letter WHERE stage = 'embed' AND key = '[3]'"
+        until(lambda: one(sink, buried) == 1, 60, "it is too long for that worker")
     assert worker.stop() == 0, worker.tail()
     worker = limited.start_worker(**FAKE)  # type: ignore[arg-type]
     assert asked(limited, "replay", str(letters(limited)["[3]"]["id"]))[0] == 0
@@ -124,8 +134,7 @@ def test_dead_letters_are_mended_replayed_and_waived(limited: Deployment) -> Non
             == found["[3]"]["offset"]
         )
         sink.execute("UPDATE upwell.dead_letter SET key = NULL WHERE key = '[5]'")
-        with limited.source() as source:
-            source.execute("DELETE FROM shop.content WHERE id = 5")
+        delete(limited, 5)
         marker = "SELECT count(*) FROM upwell.record_content WHERE _key = '[5]' AND _deleted"
         until(lambda: one(sink, marker) == 1, 60, "the deletion")
     code, told, _ = asked(limited, "replay", numbers["[5]"])
@@ -137,7 +146,5 @@ def test_dead_letters_are_mended_replayed_and_waived(limited: Deployment) -> Non
     assert asked(limited, "list") == (0, "no open dead letters\n", "")
     until(lambda: taken_in(limited, 9), 60, "two deletions with their tombstones")
     assert searchable(limited) == [1, 3]
-    with limited.sink() as sink:
-        for topic, partition, next_offset, audited in sink.execute(AUDITED).fetchall():
-            assert next_offset == audited, f"{topic}/{partition}: each offset has one outcome"
+    each_offset_has_one_outcome(limited)
     assert worker.stop() == 0, worker.tail()

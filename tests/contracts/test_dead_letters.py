@@ -14,11 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from psycopg.conninfo import make_conninfo
 
+from connectors.postgres.dead_letters import open_letters
+from connectors.postgres.explain import explain
 from schemas.change import Undecodable, Version
 from schemas.envelope import Decoder, RawMessage
 from schemas.errors import RegistryUnavailable, UnusableVector
 from schemas.spec import CollectionSpec
+from schemas.template import text_hash
 from streams.cli.root import cli
+from streams.remains import deleted_at
 from streams.replay import Decoders, Replayed, Replaying
 from tests.contracts.sinks import PostgresSink
 from tests.contracts.steps import AT, change, claim, embed_all, take_in, undecodable, when
@@ -206,14 +210,15 @@ async def test_a_delete_and_a_truncate_are_replayed(postgres: PostgresSink) -> N
     assert await postgres.alive() == ["[3]"]
     assert await postgres.chunks("[1]") == await postgres.chunks("[2]") == []
     assert [row[4]["outcome"] for row in await audited(postgres)] == ["deleted", "truncated"]
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        found = explain(connection, "content", ["1"])
+    assert [row["action"] for row in found.audit if row["at"] == deleted_at(found)] == ["replayed"]
 
 
 async def test_older_ones_of_a_key_go_first(postgres: PostgresSink) -> None:
     await bury(postgres, letter(message(1, "the second of them", lsn=200), 9))
     await bury(postgres, letter(message(1, "the first of them"), 7))
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-        from connectors.postgres.dead_letters import open_letters
-
         in_order = open_letters(connection, "content", "DocumentTooLarge")
         assert open_letters(connection, "content", "BadMagicByte") == []
     done, lines = await replay(postgres, *in_order)
@@ -243,8 +248,41 @@ async def test_every_generation_gets_the_text_of_its_template(postgres: Postgres
         row = await postgres.pending("[1]", generation)
         assert row is not None
         assert row.version == Version(1, 7)
-    stored = await postgres.rows("SELECT length(_text_hash) FROM upwell.record_content")
-    assert stored == [(64,)]
+    ((hashes,),) = await postgres.rows("SELECT _text_hash FROM upwell.record_content")
+    texts = {"{{ title }}": "a very long title", "{{ title }}!": "a very long title!"}
+    assert hashes == b"".join(sorted(text_hash(text, template) for template, text in texts.items()))
+
+
+async def test_a_value_that_was_not_sent_is_the_stored_one(postgres: PostgresSink) -> None:
+    await take_in(postgres.store, change(1, 5, "as it was stored", lsn=50))
+    made = message(1, "__hole__", "u")
+    spoilt = Undecodable(
+        **{
+            **_fields(undecodable(1, 7)),
+            "key_bytes": made.key,
+            "value_bytes": made.value,
+            "committed_at": None,
+        }
+    )
+    (number,) = await bury(postgres, spoilt)
+    done, (line,) = await replay(postgres, number)
+    assert done, line
+    assert await postgres.rows("SELECT _row ->> 'title', _offset FROM upwell.record_content") == [
+        ("as it was stored", 7)
+    ]
+
+
+async def test_workers_are_woken(postgres: PostgresSink) -> None:
+    (number,) = await bury(postgres, letter(message(1, "a very long title"), 7))
+    async with await psycopg.AsyncConnection.connect(postgres.dsn, autocommit=True) as listener:
+        await listener.execute("LISTEN upwell_pending")
+        assert (await replay(postgres, number))[0]
+        (claimed,) = await claim(postgres.store)
+        await postgres.store.fail(claimed, UnusableVector("NaN"), None)
+        ((again,),) = await postgres.rows("SELECT id FROM upwell.dead_letter WHERE stage = 'embed'")
+        assert (await replay(postgres, again))[0]
+        told = [each.payload async for each in listener.notifies(timeout=20, stop_after=2)]
+    assert told == ["content", "content"]
 
 
 async def test_a_row_that_the_sink_refuses_stays_and_its_values_are_not_told(postgres: PostgresSink) -> None:
@@ -356,6 +394,33 @@ async def test_a_text_that_nobody_wants_any_more(postgres: PostgresSink, gone: s
     assert await postgres.pending("[1]") is None
 
 
+async def test_a_generation_that_is_dropped_while_its_text_is_looked_for(postgres: PostgresSink) -> None:
+    number = await _unembedded(postgres)
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
+        await other.execute(
+            "SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext('content'))"
+        )
+        await other.execute("UPDATE upwell.generation SET state = 'dropped' WHERE collection = 'content'")
+        replaying = asyncio.create_task(replay(postgres, number))
+        await _waiting(postgres)
+        await other.commit()
+        _, (line,) = await replaying
+    assert line.endswith("superseded: its row or its generation is gone")
+    assert await postgres.pending("[1]") is None
+
+
+async def test_a_row_that_is_deleted_while_its_text_is_looked_for(postgres: PostgresSink) -> None:
+    number = await _unembedded(postgres)
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
+        await other.execute("UPDATE upwell.record_content SET _deleted = true")
+        replaying = asyncio.create_task(replay(postgres, number))
+        await _waiting(postgres)
+        await other.commit()
+        _, (line,) = await replaying
+    assert line.endswith("superseded: its row or its generation is gone")
+    assert await postgres.pending("[1]") is None
+
+
 async def test_an_error_of_the_model_is_not_kept_with_the_text_in_it(postgres: PostgresSink) -> None:
     await take_in(postgres.store, change(1, 7, "a secret", since=when(9)))
     (claimed,) = await claim(postgres.store)
@@ -415,7 +480,7 @@ async def test_list_shows_neither_texts_nor_bytes(postgres: PostgresSink, ask: A
 
 
 async def test_show_has_texts_and_bytes_behind_their_flags(postgres: PostgresSink, ask: Ask) -> None:
-    made = message(1, "a secret title")
+    made = message(1, "a secret\x1b[31m title")
     (number,) = await bury(postgres, letter(made, 7))
     plain = await ran(ask, "show", str(number), "--json")
     assert plain.exit_code == 0, plain.output
@@ -424,12 +489,13 @@ async def test_show_has_texts_and_bytes_behind_their_flags(postgres: PostgresSin
     assert json.loads(plain.stdout)["holds"]["value_bytes"] == len(made.value)
     assert made.value.hex() not in plain.stdout
     text = json.loads((await ran(ask, "show", str(number), "--text", "--json")).stdout)
-    assert text["contents"]["text"] == "a secret title"
-    assert text["contents"]["row"]["title"] == "a secret title"
+    assert text["contents"]["text"] == "a secret\x1b[31m title"
+    assert text["contents"]["row"]["title"] == "a secret\x1b[31m title"
     assert "value_bytes" not in text
     whole = await ran(ask, "show", str(number), "--bytes")
     assert made.value.hex() in whole.stdout.replace("\n", "")
-    assert "text: a secret title" in whole.stdout
+    assert "text: a secret\N{REPLACEMENT CHARACTER}[31m title" in whole.stdout
+    assert "\x1b" not in whole.stdout
     assert (await ran(ask, "show", str(number + 1))).exit_code == 2
 
 
@@ -453,6 +519,28 @@ async def test_the_rights_of_a_worker_are_enough_for_all_of_it(postgres: Postgre
     assert done.exit_code == 0, done.output
     assert "until its next change at the source" in done.stdout
     assert (await ran(ask, "replay", "--all")).stdout == "no open dead letters\n"
+
+
+@pytest.mark.parametrize("words", [("replay", "--all"), ("waive", "1", "--reason", "tested")])
+async def test_a_newer_schema_is_left_alone(postgres: PostgresSink, ask: Ask, words: tuple[str, ...]) -> None:
+    await bury(postgres, undecodable(1, 7))
+    await postgres.rows("INSERT INTO upwell.migration (number, name) VALUES (9999, 'later')")
+    assert (await ran(ask, *words)).exit_code == 2
+    assert await postgres.dead_letters() == [("intake", "[1]")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "replay",
+        "replay 1 --all",
+        "replay 1 --collection content",
+        "replay 1 --error-class X",
+        "waive --reason x",
+    ],
+)
+async def test_what_is_meant_must_be_said(postgres: PostgresSink, ask: Ask, words: str) -> None:
+    assert (await ran(ask, *words.split())).exit_code == 2
 
 
 async def test_a_waiver_needs_a_reason_and_is_audited(postgres: PostgresSink, ask: Ask) -> None:

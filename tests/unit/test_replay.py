@@ -114,6 +114,13 @@ async def test_the_request_moves_no_position_and_has_the_letter_s_lineage() -> N
     assert plan.plan.writes[0].state.version == Version(1, 5)
 
 
+async def test_a_truncate_takes_the_collection_alone() -> None:
+    made = envelope_message(None, "t", key_values={}, lsn=300)
+    store = Store(replace(LETTER, key=None, key_bytes=None, value_bytes=made.value))
+    assert await run(store) == (True, ["dead letter 7 (content) replayed: deleted"])
+    assert store.requests == [IntakeRequest("content", {}, [], exclusive=True, lineage=1)]
+
+
 async def test_a_fence_supersedes() -> None:
     store = Store(view=IntakeView(Fence(1, 200), {}))
     done, (line,) = await run(store)
