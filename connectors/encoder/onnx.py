@@ -96,7 +96,8 @@ class OnnxEncoder(BatchingEncoder):
         (made,) = self._session.run(None, feed)
         vectors: npt.NDArray[np.float32] = np.array(made, dtype=np.float32)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors /= np.maximum(norms, LEAST_NORM)
+        with np.errstate(invalid="ignore"):  # NaN and infinity are found, and told of, by `encode`
+            vectors /= np.maximum(norms, LEAST_NORM)
         return vectors
 
 
