@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.encoder import TokenChunker
@@ -89,16 +89,24 @@ def wanted(settings: Settings, name: str, encoder: Encoder) -> GenerationInfo:
     spec = spec_of(settings, name)
     chunk = spec.chunk.model_copy(update={"max_tokens": spec.chunk.max_tokens or encoder.max_tokens})
     TokenChunker.of(encoder, max_tokens=chunk.max_tokens, overlap_tokens=chunk.overlap_tokens)
+    made = as_specified(name, spec, chunk, encoder.name, encoder.dimension)
+    return replace(made, number=0, state="filling")
+
+
+def as_specified(
+    name: str, spec: CollectionSpec, chunk: Chunking, model: str, dimension: int
+) -> GenerationInfo:
+    """A collection's first generation. `chunk.max_tokens` must be resolved (not 0)."""
     return GenerationInfo(
         collection=name,
-        number=0,
-        fingerprint=fingerprint(encoder.name, spec.template, chunk),
-        model=encoder.name,
-        dimension=encoder.dimension,
+        number=1,
+        fingerprint=fingerprint(model, spec.template, chunk),
+        model=model,
+        dimension=dimension,
         template=spec.template,
         max_tokens=chunk.max_tokens,
         overlap_tokens=chunk.overlap_tokens,
-        state="filling",
+        state="live",
     )
 
 

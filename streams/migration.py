@@ -14,10 +14,10 @@ from connectors.postgres.removed_collection import collection_names, remove_coll
 from connectors.postgres.source import SourceColumn, TableInfo, connect_source
 from schemas.errors import SettingsError
 from schemas.sink import GenerationInfo
-from schemas.spec import CollectionSpec, fingerprint
+from schemas.spec import CollectionSpec
 from streams import neighbours
 from streams.capture import apply, check_collections
-from streams.generations import matching
+from streams.generations import as_specified, matching
 from streams.models import encoder_of
 from streams.settings import Settings
 
@@ -163,23 +163,12 @@ def layout(name: str, spec: CollectionSpec, info: TableInfo, model: ModelFacts) 
     if chunk.overlap_tokens >= chunk.max_tokens:
         raise SettingsError(f"collection {name}: chunk.overlap_tokens must be below max_tokens")
     by_name = {column.name: column for column in info.columns}
-    generation = GenerationInfo(
-        collection=name,
-        number=1,
-        fingerprint=fingerprint(model.name, spec.template, chunk),
-        model=model.name,
-        dimension=model.dimension,
-        template=spec.template,
-        max_tokens=chunk.max_tokens,
-        overlap_tokens=chunk.overlap_tokens,
-        state="live",
-    )
     return CollectionLayout(
         name=name,
         table=spec.table,
         key=_columns(info.key),
         metadata=_columns(by_name[column] for column in spec.metadata),
-        generation=generation,
+        generation=as_specified(name, spec, chunk, model.name, model.dimension),
         threshold_seconds=spec.slo.threshold_seconds,
     )
 

@@ -6,11 +6,20 @@ import dataclasses
 import json
 import sys
 import time
+from typing import Final
 
 import click
 
 from streams.cli.context import confirm, say, settings_from
 from streams.settings import Settings
+
+WAIT: Final = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Then wait so long until all is searchable; a worker must run.",
+)
 
 
 @click.group()
@@ -20,13 +29,7 @@ def connector() -> None:
 
 @connector.command()
 @click.option("--no-load", is_flag=True, help="Do not ask for loads, nor follow them.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="Then wait so long until all is searchable; a worker must run.",
-)
+@WAIT
 @click.pass_context
 def apply(ctx: click.Context, no_load: bool, wait: float) -> None:
     """Create topics and connector, and load what is not loaded yet. Killed and run again, it goes on."""
@@ -47,13 +50,7 @@ def _wait(settings: Settings, seconds: float) -> None:
 
 @connector.command()
 @click.option("--new-lineage", is_flag=True, help="Begin another also while a rebuild is under way.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="Then wait so long until all is searchable and swept; a worker must run.",
-)
+@WAIT
 @click.pass_context
 def rebuild(ctx: click.Context, new_lineage: bool, wait: float) -> None:
     """After lost changes: new slot and topics, every table read again.
