@@ -6,7 +6,7 @@ is here and nowhere else: stores only carry out the plan, and guard it once more
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -187,6 +187,7 @@ class _Batch:
         self.done: set[str] = set()
         self.fence_committed_at: datetime | None = None
         self.truncated: dict[str, Version] = {}
+        self.fenced_at: set[tuple[TopicPartition, int]] = set()
 
     def take(self, event: Change | Undecodable) -> None:
         place = (event.at, event.version.offset)
@@ -265,6 +266,7 @@ class _Batch:
         if self.fence is not None and (fence.lineage, fence.lsn) <= (self.fence.lineage, self.fence.lsn):
             return Outcome.DUPLICATE
         self.fence, self.fence_committed_at = fence, change.origin.committed_at
+        self.fenced_at.add((change.at, change.version.offset))
         for key in {*self.keys, *self.view.records}:
             folded = self._folded(key)
             state, stored = folded.state, folded.stored
@@ -300,7 +302,7 @@ class _Batch:
         return IntakePlan(
             writes=writes,
             dead_letters=list(self.dead_letters.values()),
-            ranges=list(_ranges(self.outcomes)),
+            ranges=list(_ranges(self.outcomes, self.fenced_at)),
             positions=positions,
             fence=self.fence if self.fence != self.view.fence else None,
             fence_committed_at=self.fence_committed_at,
@@ -311,17 +313,24 @@ class _Batch:
         )
 
 
-def _ranges(outcomes: Mapping[tuple[TopicPartition, int], Outcome]) -> Iterable[OffsetRange]:
-    """Runs of one outcome within a partition, in offset order."""
+def _ranges(
+    outcomes: Mapping[tuple[TopicPartition, int], Outcome], fenced_at: Collection[tuple[TopicPartition, int]]
+) -> Iterable[OffsetRange]:
+    """Runs of one outcome within a partition, in offset order. A truncate has no key whose row could account for it."""
     run: OffsetRange | None = None
-    for (at, offset), outcome in sorted(outcomes.items()):
-        if run is not None and run.at == at and run.outcome is outcome:
+    for place, outcome in sorted(outcomes.items()):
+        at, offset = place
+        if outcome in AUDITED_SINGLY and place not in fenced_at:
+            if run is not None:
+                yield run
+            run = None
+        elif run is not None and run.at == at and run.outcome is outcome:
             run = replace(run, last=offset, count=run.count + 1)
-            continue
-        if run is not None and run.outcome not in AUDITED_SINGLY:
-            yield run
-        run = OffsetRange(at, offset, offset, 1, outcome)
-    if run is not None and run.outcome not in AUDITED_SINGLY:
+        else:
+            if run is not None:
+                yield run
+            run = OffsetRange(at, offset, offset, 1, outcome)
+    if run is not None:
         yield run
 
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.plain import FAKE, ROWS, TABLES, all_searchable, fake_encode, one
+from tests.acceptance.test_workers import AUDITED
 from tests.deployment import Deployment, until
 from tests.oracle import compare
 
@@ -143,6 +144,8 @@ def test_truncate_and_reinsert(prepared: Deployment) -> None:
             30,
             "three",
         )
+        for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
+            assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
     difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
     assert not difference, difference
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.change import Change, Operation, Outcome, Undecodable, Version
-from streams.intake.core import AUDITED_SINGLY
-from tests.unit.test_decide import C, D, R, Sink, T, U, at, bad, event
+from tests.unit.test_decide import C, D, R, Sink, T, U, at, audited, bad, event
 
 PARTITIONS = 3
 KEYS = tuple("abcd")
@@ -96,7 +95,7 @@ def test_each_offset_has_exactly_one_outcome(data: st.DataObject) -> None:
         }
         assert sum(plan.outcomes.values()) == len(places) == len(batch)
         assert len(ranged) == sum(each.count for each in plan.ranges)
-        assert len(ranged) == sum(n for outcome, n in plan.outcomes.items() if outcome not in AUDITED_SINGLY)
+        assert audited(plan) == len(places)
         assert len(plan.dead_letters) == plan.outcomes.get(Outcome.DEAD_LETTER, 0)
         assert plan.positions == {where: 1 + max(o for a, o in places if a == where) for where, _ in places}
         assert len({write.key for write in plan.writes}) == len(plan.writes)

@@ -80,6 +80,12 @@ def complete(change: Change, row: dict[str, JsonValue] | None) -> Change | Undec
     return replace(change, row=row, text=text, text_hash=digest, unavailable=frozenset())
 
 
+def audited(plan: IntakePlan) -> int:
+    """How many offsets the audit accounts for (promise 4)."""
+    singly = sum(write.outcome in (Outcome.APPLIED, Outcome.DELETED) for write in plan.writes)
+    return sum(each.count for each in plan.ranges) + singly + len(plan.dead_letters)
+
+
 @dataclass
 class Sink:
     """The records of a sink, and nothing else of it: what a plan leaves behind."""
@@ -97,6 +103,7 @@ class Sink:
         records = {key: self.records[key] for key in keys if key in self.records}
         view = IntakeView(self.fence, records, self.wanted & self.asked & set(keys))
         plan = decide(events, view, complete)  # type: ignore[arg-type]
+        assert audited(plan) == len({(each.at, each.version.offset) for each in events})
         self._carry_out(plan)
         return plan
 
@@ -419,6 +426,21 @@ def test_h18_a_snapshot_row_and_a_change_are_one_live_change() -> None:
 
 
 # --- truncate ----------------------------------------------------------------------------------------------------
+
+
+def test_the_offset_of_a_truncate_is_audited_as_any() -> None:
+    """It has no key whose row could account for it (promise 4)."""
+    plan = Sink().take(
+        event(C, "k", "x", offset=0, lsn=100),
+        event(T, None, offset=1, lsn=150),
+        event(C, "k", "y", offset=2, lsn=160),
+        event(T, None, offset=3, lsn=150),
+    )
+    assert [(each.first, each.last, each.outcome) for each in plan.ranges] == [
+        (0, 0, Outcome.SUPERSEDED),
+        (1, 1, Outcome.DELETED),
+        (3, 3, Outcome.DUPLICATE),
+    ]
 
 
 def test_truncate_then_insert_in_one_transaction() -> None:
