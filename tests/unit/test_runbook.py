@@ -1,0 +1,59 @@
+"""The runbook's symptoms are what the code prints: somebody will search for them at night."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+RUNBOOK: Final = (ROOT / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
+FIRST_CELLS: Final = re.findall(r"^\| (.+?) \| .+ \| .+ \|$", RUNBOOK, re.MULTILINE)
+SYMPTOMS: Final = sorted(
+    {
+        piece.strip()
+        for cell in FIRST_CELLS
+        for quoted in re.findall(r"`((?:\\`|[^`])+)`", cell)
+        for piece in quoted.replace("\\`", "`").split("…")
+        if piece.strip()
+    }
+)
+
+
+def _said() -> str:
+    """Every string of the code, its placeholders left out, each piece in a line of its own."""
+    found: list[str] = []
+    for folder in ("schemas", "connectors", "streams"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.JoinedStr):
+                    pieces = [
+                        str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values
+                    ]
+                    found.append("".join(pieces).replace("\0", "\n"))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+SAID: Final = _said()
+
+
+def test_there_are_symptoms() -> None:
+    assert len(SYMPTOMS) >= 30
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_a_symptom_is_what_the_code_prints(symptom: str) -> None:
+    assert symptom in SAID
+
+
+def test_commands_of_the_runbook_exist() -> None:
+    from tests.unit.test_readme import ALL
+
+    for words in re.findall(r"`upwell ([a-z -]+?)(?: [A-Z-]|`)", RUNBOOK):
+        assert any(words == path or words.startswith(f"{path} ") for path in ALL), words
