@@ -155,7 +155,7 @@ VALUES (%(collection)s, %(number)s, %(fingerprint)s, %(model)s, %(dimension)s, %
 SELECT name FROM upwell.collection ORDER BY name
 
 -- name: numbers_of_generations
-SELECT number FROM upwell.generation WHERE collection = %(collection)s ORDER BY number
+SELECT number FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped' ORDER BY number
 
 -- name: removed_counts
 -- What goes with a collection: rows at the source as stored, vectors are counted by generation.

@@ -1,0 +1,47 @@
+"""A collection that the spec no longer has is removed with all that was made of it, and no other is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from connectors.postgres.migrate import migrate_sink
+from connectors.postgres.removed_collection import Removed, collection_names, remove_collection
+from tests.contracts.sinks import PostgresSink, layout
+from tests.contracts.steps import change, embed_all, take_in, undecodable
+
+
+@pytest.mark.parametrize("server", [16, 18], indirect=True)
+async def test_all_of_one_collection_goes_and_its_audit_stays(
+    postgres: PostgresSink, connection: psycopg.Connection[Any]
+) -> None:
+    await postgres.add_generation(2)
+    connection.execute("UPDATE upwell.generation SET state = 'dropped' WHERE number = 2")
+    connection.execute("DROP TABLE upwell.embedding_content_g2")
+    await take_in(postgres.store, change(1, 1, "tea"), change(2, 2, "milk"), letters=[undecodable(3, 3)])
+    await embed_all(postgres.store)
+    await take_in(postgres.store, change(2, 5, None))
+    audited = await postgres.rows("SELECT count(*) FROM upwell.audit")
+
+    assert remove_collection(connection, "content") == Removed(records=1, vectors=1, dead_letters=1)
+
+    assert collection_names(connection) == ["customers"]
+    left = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'upwell'::regnamespace AND relname ~ '_?content'"
+    )
+    assert connection.execute(left).fetchall() == []
+    assert connection.execute("SELECT to_regproc('upwell.search_content')").fetchone() == (None,)
+    for table in ("pending", "dead_letter", "repair", "counter", "delay", "generation"):
+        query = f"SELECT count(*) FROM upwell.{table} WHERE collection = 'content'"
+        assert connection.execute(query.encode()).fetchone() == (0,), table
+    actions = await postgres.rows("SELECT action FROM upwell.audit ORDER BY at")
+    assert len(actions) == audited[0][0] + 1
+    assert actions[-1] == ("collection_removed",)
+    assert migrate_sink(connection, [layout("customers")]) == []
+
+
+def test_before_the_first_migration_there_is_none(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        assert collection_names(connection) == []
