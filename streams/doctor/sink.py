@@ -165,7 +165,8 @@ def judge_generation(name: str, fed: Sequence[GenerationInfo], settings: Setting
         same = matching(settings, name, fed)
     except GenerationMismatch:
         return fail(
-            "template, model or chunking of the spec are those of no generation: workers do not start",
+            f"template, model or chunking of the spec are those of no generation, the live one has {fed[0].model}: "
+            "workers do not start",
             f"undo the change, or {_create(name)}",
         )
     return ok(f"number {same.number}, {same.state}, {same.dimension} dimensions, {same.model}")

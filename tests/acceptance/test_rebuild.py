@@ -14,7 +14,7 @@ import pytest
 from connectors.kafka import Kafka
 from tests.acceptance.plain import FAKE, ROWS, TABLES, all_searchable, fake_encode, one
 from tests.deployment import ROOT, Deployment, WorkerProcess, until
-from tests.oracle import compare
+from tests.oracle import Difference, compare
 
 pytestmark = pytest.mark.acceptance
 
@@ -33,9 +33,14 @@ def running(deployment: Deployment) -> Iterator[WorkerProcess]:
 
 
 def equal(deployment: Deployment) -> None:
-    for collection in ("content", "customers"):
-        difference = compare(deployment.source_dsn, deployment.sink_dsn, collection, fake_encode)
-        assert not difference, difference
+    """What is still in Kafka is waited for."""
+
+    def differences() -> list[Difference]:
+        names = ("content", "customers")
+        found = [compare(deployment.source_dsn, deployment.sink_dsn, name, fake_encode) for name in names]
+        return [each for each in found if each]
+
+    until(lambda: not differences(), 30, "source and sink are equal")
 
 
 def topics_of(deployment: Deployment, lineage: int) -> list[str]:

@@ -198,11 +198,15 @@ def test_the_whole_line(secured: Secured) -> None:
 
 
 WRONG: Final = {
-    "source password": ("migrate source", {"SOURCE_PASSWORD_FILE": "{wrong}"}, "source database: "),
+    "source password": (
+        "migrate source",
+        {"SOURCE_PASSWORD_FILE": "{wrong}"},
+        "source database refuses the login: ",
+    ),
     "source CA": ("migrate source", {"SOURCE_DSN": "{source_of_another_ca}"}, "certificate verify failed"),
     "source certificate": ("migrate source", {"SOURCE_DSN": "{source_without_cert}"}, "client certificate"),
     "source TLS": ("migrate source", {"SOURCE_DSN": "{source_in_the_open}"}, "no pg_hba.conf entry"),
-    "sink password": ("report", {"SINK_PASSWORD_FILE": "{wrong}"}, "sink database: "),
+    "sink password": ("report", {"SINK_PASSWORD_FILE": "{wrong}"}, "sink database refuses the login: "),
     "sink CA": ("report", {"SINK_DSN": "{sink_of_another_ca}"}, "certificate verify failed"),
     "Kafka password": ("worker", {"KAFKA_SASL_PASSWORD_FILE": "{wrong}"}, "refuse each other: "),
     "Kafka CA": ("worker", {"KAFKA_SSL_CA_FILE": "{another_ca}"}, "refuse each other: "),
