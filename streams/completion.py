@@ -54,6 +54,9 @@ class Completion:
 
     def step(self) -> list[str]:
         """Bring each load as far as it can be now; what keeps the others from being complete, a line each."""
+        newest = self.state.lineage()
+        if newest is not None and newest[0] != self.naming.lineage:
+            return [f"lineage {newest[0]} has begun: this one is over"]
         waiting = [line for name in self.tables if (line := self._still(name))]
         if not waiting:
             self._forget_ended()

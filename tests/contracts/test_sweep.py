@@ -139,6 +139,15 @@ async def test_h29_nothing_is_swept_while_a_dead_letter_may_be_any_keys(
     assert await postgres.alive() == ["[1]"]
 
 
+async def test_a_scan_of_an_ended_lineage_sweeps_nothing(
+    postgres: PostgresSink, connection: psycopg.Connection[Any]
+) -> None:
+    await take_in(postgres.store, change(1, 1, "one", lane=Lane.BACKFILL))
+    await _begin(postgres)
+    assert Sweep(connection, Scan("content", 1, {"0": 10})).run() == 0
+    assert await postgres.alive() == ["[1]"]
+
+
 async def test_dead_letters_of_an_ended_lineage_are_over(
     postgres: PostgresSink, connection: psycopg.Connection[Any]
 ) -> None:

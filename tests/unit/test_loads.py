@@ -37,6 +37,7 @@ class FakeState:
         self.events = events
         self.swept = FakeSweep()
         self.ended: list[str] = []
+        self.newest = 1
 
     def loads(self, names: Collection[str]) -> dict[str, Load]:
         return {name: load for name, load in self.rows.items() if name in names}
@@ -64,6 +65,9 @@ class FakeState:
     def sweep(self, scan: Scan) -> FakeSweep:
         self.swept.scan = scan
         return self.swept
+
+    def lineage(self) -> tuple[int, str]:
+        return self.newest, f"shop_{self.newest}"
 
     def ended_topics(self, lineage: int) -> list[str]:
         return self.ended
@@ -254,6 +258,15 @@ def test_complete_needs_everything_taken_in_swept_and_embedded(line: Line) -> No
     line.state.pending = 0
     assert line.done()
     assert line.load.state == COMPLETE
+
+
+def test_nothing_is_completed_of_a_lineage_that_is_over(line: Line) -> None:
+    line.state.rows["content"] = Load("content", LOADING, {"ends": {}, "settled": True})
+    line.state.newest = 2
+    assert not line.done()
+    assert line.load.state == LOADING
+    line.state.newest = 1
+    assert line.done()
 
 
 def test_topics_of_ended_lineages_are_deleted_when_all_is_complete(line: Line) -> None:

@@ -15,6 +15,8 @@ SELECT count(*) FROM upwell.dead_letter
 -- A batch in key order, of keys of which no dead letter of this lineage may be (H29).
 SELECT _key, _lineage, _offset FROM {record} r
  WHERE {unseen} AND _key > %(after)s
+   -- Under the lock that begins a lineage: a scan of an ended one says nothing.
+   AND %(lineage)s = (SELECT coalesce(max(number), %(lineage)s) FROM upwell.lineage)
    AND NOT EXISTS (SELECT FROM upwell.dead_letter d
                     WHERE d.collection = %(collection)s AND d.closed_at IS NULL AND d.lineage = %(lineage)s
                       AND (d.key = r._key OR d.key IS NULL))
