@@ -22,7 +22,7 @@ from connectors.kafka import Kafka
 from connectors.postgres.capture_state import COMPLETE, INCOMPLETE, LOADING, CaptureState, Load
 from connectors.postgres.sweep import Scan
 from streams.attend import attend
-from streams.loads import records_ahead
+from streams.loads import ends_of, records_ahead
 
 POLL_SECONDS: Final = 0.2
 #: Of a worker: nobody waits for its answer.
@@ -86,8 +86,7 @@ class Completion:
         stored = self.connect.offsets(self.naming.connector, self.naming.topic_prefix).get("lsn_commit")
         if stored is None or int(stored) <= int(load.detail["scanned_lsn"]):
             return "waits until the connector has stored that all of it is in Kafka"
-        found = self.kafka.end_offsets([self.naming.topic(self.tables[load.name])])
-        ends = {str(at.partition): end for at, end in found.items()}
+        ends = ends_of(self.kafka, self.naming.topic(self.tables[load.name]))
         self.state.set_load(load.name, LOADING, {**load.detail, "ends": ends, "settled": True})
         return "to be taken in"
 

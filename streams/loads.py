@@ -203,8 +203,7 @@ class Loading:
         self.progress(f"{load.name} {rows} rows read")
 
     def _ends(self, name: str) -> dict[str, int]:
-        ends = self.kafka.end_offsets([self.naming.topic(self.tables[name])])
-        return {str(at.partition): end for at, end in ends.items()}
+        return ends_of(self.kafka, self.naming.topic(self.tables[name]))
 
     def _lsn(self) -> int:
         row = first(self.source, "wal_position")
@@ -223,6 +222,11 @@ class Loading:
 
 def _of_a_load(notification: Notification) -> bool:
     return notification.signal.startswith(f"{LOAD}-")
+
+
+def ends_of(kafka: Kafka, topic: str) -> dict[str, int]:
+    """End offsets of a topic by partition, as a load keeps them in the sink."""
+    return {str(at.partition): end for at, end in kafka.end_offsets([topic]).items()}
 
 
 def records_ahead(

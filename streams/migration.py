@@ -37,7 +37,7 @@ def migrate(
     with connect_source(settings.source.dsn) as source:
         check_collections(source, settings.collections)
     gone = removable(settings, remove)
-    for line in migrate_source(settings, remove=remove):
+    for line in _bring_source(settings):
         progress(f"source: {line}")
     for line in migrate_sink(settings, progress):
         progress(f"sink: {line}")
@@ -88,10 +88,14 @@ def _remove(settings: Settings, name: str, progress: Progress) -> None:
     )
 
 
-def migrate_source(settings: Settings, *, remove: Collection[str] = ()) -> list[str]:
+def migrate_source(settings: Settings) -> list[str]:
     """Schema `upwell`, publication and marks. Raises SettingsError for a table that cannot be captured."""
     if settings.sink.dsn:
-        removable(settings, remove)
+        removable(settings, ())
+    return _bring_source(settings)
+
+
+def _bring_source(settings: Settings) -> list[str]:
     with connect_source(settings.source.dsn) as source:
         check_collections(source, settings.collections)
         tables = [spec.table for spec in settings.collections.values()]

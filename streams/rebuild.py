@@ -33,12 +33,13 @@ def rebuild(settings: Settings, progress: Progress, *, new_lineage: bool = False
     with opened(settings, progress) as capture:
         if capture.state.lineage() is None:
             progress("nothing is captured yet: nothing can be lost")
-            bring_up(capture, load=True)
+            wanted = capture
         elif new_lineage or not _under_way(capture):
-            bring_up(begin(capture), load=True)
+            wanted = begin(capture)
         else:
             progress(f"lineage {capture.naming.lineage} is not complete yet: going on with it")
-            bring_up(capture, load=True)
+            wanted = capture
+        bring_up(wanted, load=True)
 
 
 def _under_way(capture: Capture) -> bool:

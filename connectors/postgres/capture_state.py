@@ -14,8 +14,7 @@ from psycopg.types.json import Jsonb
 
 from connectors.kafka import TopicFacts
 from connectors.postgres import login
-from connectors.postgres.migrate import check_schema
-from connectors.postgres.removal import SQL as SINK
+from connectors.postgres.migrate import check_schema, lock_collections
 from connectors.postgres.sql import Queries
 from connectors.postgres.sweep import Scan, Sweep
 from connectors.postgres.translate import sink_errors
@@ -139,8 +138,7 @@ class CaptureState:
         Nothing if it has begun.
         """
         with sink_errors(), self._connection.transaction():
-            for row in self._rows("collection_names"):
-                self._connection.execute(SINK["lock_collection_alone"], {"collection": row["name"]})
+            lock_collections(self._connection)
             lineage = {"number": number, "topic_prefix": topic_prefix}
             if self._connection.execute(SQL["create_lineage"], lineage).rowcount == 0:
                 return

@@ -49,7 +49,8 @@ def migrate_sink(connection: Connection, layouts: Sequence[CollectionLayout]) ->
     MigrationNeeded when the schema is newer than this code, GenerationMismatch when vectors would change.
     """
     with sink_errors(), _alone(connection), connection.transaction():
-        _lock_collections(connection)
+        if _one(connection, SQL["has_migrations"])[0]:
+            lock_collections(connection)
         done = [*_extension(connection), *_roles(connection), *_numbered(connection)]
         for layout in layouts:
             done += _collection(connection, layout)
@@ -57,11 +58,13 @@ def migrate_sink(connection: Connection, layouts: Sequence[CollectionLayout]) ->
     return done
 
 
-def _lock_collections(connection: Connection) -> None:
-    """First, as every transaction does: altering a table that a worker has locked rows of could deadlock (H20)."""
-    if _one(connection, SQL["has_migrations"])[0]:
-        for (name,) in connection.execute(SQL["collection_names"]).fetchall():
-            connection.execute(SINK["lock_collection_alone"], {"collection": name})
+def lock_collections(connection: Connection) -> None:
+    """Alone on all collections, in the order of their names, until the caller's transaction ends.
+
+    First, as every transaction does: altering a table that a worker has locked rows of could deadlock (H20).
+    """
+    for (name,) in connection.execute(SQL["collection_names"]).fetchall():
+        connection.execute(SINK["lock_collection_alone"], {"collection": name})
 
 
 def check_schema(connection: Connection) -> None:

@@ -45,7 +45,7 @@ def remove_collection(connection: Connection, collection: str) -> Removed:
     view, function = sql.Identifier("upwell", collection), sql.Identifier("upwell", f"search_{collection}")
     with sink_errors(), connection.transaction():
         connection.execute(SINK["lock_collection_alone"], at)
-        numbers = [row[0] for row in connection.execute(SQL["numbers_of_generations"], at)]
+        numbers = [row[0] for row in connection.execute(SINK["generation_numbers"], at)]
         tables = [embedding_table(collection, number) for number in numbers]
         removed = _counted(connection, at, record, tables)
         connection.execute(SQL.filled("drop_search", function=function))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -53,6 +53,15 @@ class Server:
                 )
             )
         return self.dsn(database)
+
+    @contextlib.contextmanager
+    def source(self, database: str, tables: LiteralString) -> Iterator[str]:
+        """A database with tables, for a while; its DSN."""
+        dsn = self.create(database)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(tables)
+        yield dsn
+        self.drop(database)
 
     def drop(self, database: str) -> None:
         with self.connect("postgres") as connection:

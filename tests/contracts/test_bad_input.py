@@ -37,12 +37,8 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def source(server: Server) -> Iterator[str]:
-    name = f"bad{next(NUMBERS)}"
-    dsn = server.create(name)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(TABLES)
-    yield dsn
-    server.drop(name)
+    with server.source(f"bad{next(NUMBERS)}", TABLES) as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -47,12 +47,8 @@ def settings(source: str = "", sink: str = "", **collections: CollectionSpec) ->
 
 @pytest.fixture
 def source(server: Server) -> Iterator[str]:
-    name = f"doctor{next(NUMBERS)}"
-    dsn = server.create(name)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(TABLES)
-    yield dsn
-    server.drop(name)
+    with server.source(f"doctor{next(NUMBERS)}", TABLES) as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -41,12 +41,8 @@ Init = Callable[..., Result]
 
 @pytest.fixture
 def source(server: Server) -> Iterator[str]:
-    name = f"crm{next(NUMBERS)}"
-    dsn = server.create(name)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(TABLES)
-    yield dsn
-    server.drop(name)
+    with server.source(f"crm{next(NUMBERS)}", TABLES) as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -17,10 +17,6 @@ SELECT number, topic_prefix FROM upwell.lineage ORDER BY number DESC LIMIT 1;
 -- A lineage; of two at once the second waits here, and finds it there.
 INSERT INTO upwell.lineage (number, topic_prefix) VALUES (%(number)s, %(topic_prefix)s) ON CONFLICT DO NOTHING;
 
--- name: collection_names
--- All that the sink knows, in the order in which their locks are taken.
-SELECT name FROM upwell.collection ORDER BY name;
-
 -- name: begin_loads
 -- Whatever is stored is of an ended lineage now: each table is read again, and what is not found is swept.
 UPDATE upwell.collection SET load_state = 'incomplete', load_detail = '{"reason": "rebuild"}';

@@ -152,10 +152,8 @@ VALUES (%(collection)s, %(number)s, %(fingerprint)s, %(model)s, %(dimension)s, %
         %(overlap_tokens)s, %(state)s, CASE WHEN %(state)s = 'live' THEN clock_timestamp() END)
 
 -- name: collection_names
+-- All that the sink knows, in the order in which their locks are taken.
 SELECT name FROM upwell.collection ORDER BY name
-
--- name: numbers_of_generations
-SELECT number FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped' ORDER BY number
 
 -- name: removed_counts
 -- What goes with a collection: rows at the source as stored, vectors are counted by generation.
