@@ -29,10 +29,13 @@ class Chunking(Strict):
 
 
 class Slo(Strict):
-    """`objective` of the changes are searchable within `threshold_seconds`, over `window_days`."""
+    """Over `window_days`, `objective` of the changes are searchable within `threshold_seconds`, and `time_objective` of
+    the minutes are FRESH.
+    """
 
     threshold_seconds: Annotated[float, Field(ge=LEAST_THRESHOLD_SECONDS)] = 30.0
     objective: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    time_objective: Annotated[float, Field(gt=0, lt=1)] = 0.995
     window_days: Annotated[int, Field(ge=1, le=90)] = 30
 
 

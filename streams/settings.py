@@ -122,6 +122,36 @@ class WorkerSettings(Strict):
         0, ge=0, description="threads of the model; 0: one with ONNX Runtime, torch's own choice with torch"
     )
     metrics_interval_seconds: float = Field(1.0, gt=0, description="how often counts and delays are stored")
+    http_host: str = Field(
+        "127.0.0.1", description="where a worker serves `/metrics`, `/healthz` and `/readyz`"
+    )
+    http_port: int = Field(
+        0,
+        ge=0,
+        le=65_000,
+        description="the first worker's port, the next one's is one more; 0: any that is free",
+    )
+
+
+class MonitorSettings(Strict):
+    """The process that measures freshness and shows it."""
+
+    host: str = Field(
+        "127.0.0.1",
+        description="where the monitor listens; anything but loopback shows keys and texts with a token only",
+    )
+    port: int = Field(
+        8095, ge=0, le=65_535, description="the monitor's port; 0: any that is free, it is printed"
+    )
+    token: str = Field("", repr=False, description="who sends it as a bearer token is shown keys and texts")
+    token_file: str = Field("", description="a file with the token, read anew at each start")
+    round_seconds: float = Field(5.0, ge=1, le=60, description="how often a round begins")
+    evaluate_seconds: float = Field(1.0, ge=0.2, le=10, description="how often every collection is evaluated")
+    restart_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="a FAILED connector is restarted after this, then after twice as long, ...; 0: never",
+    )
 
 
 class Settings(BaseSettings):
@@ -138,6 +168,7 @@ class Settings(BaseSettings):
     connect: ConnectSettings = ConnectSettings()
     registry: RegistrySettings = RegistrySettings()
     worker: WorkerSettings = WorkerSettings()
+    monitor: MonitorSettings = MonitorSettings()
     model: ModelSpec = ModelSpec()
     collections: dict[str, CollectionSpec] = {}
     home: Path = Path(".upwell")

@@ -125,7 +125,8 @@ DROP VIEW {view}
 -- What a worker does and no more: it changes no generation, no migration, and no audit row.
 GRANT SELECT ON ALL TABLES IN SCHEMA upwell TO upwell_worker;
 GRANT INSERT, UPDATE, DELETE ON upwell.position, upwell.pending, upwell.dead_letter, upwell.repair, upwell.counter,
-      upwell.delay, upwell.worker TO upwell_worker;
+      upwell.delay, upwell.worker, upwell.watermark, upwell.evaluation, upwell.freshness_history, upwell.slow_change,
+      upwell.blocked, upwell.monitor, upwell.canary_seen, upwell.gap, upwell.canary_reference TO upwell_worker;
 GRANT INSERT ON upwell.audit TO upwell_worker;
 GRANT DELETE ON upwell.topic TO upwell_worker;
 GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.collection TO upwell_worker;
