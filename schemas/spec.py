@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from schemas.freshness import CANARY_TABLE
 from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, RESERVED_COLUMNS
 from schemas.template import Template
 
@@ -111,6 +112,15 @@ class CollectionSpec(Strict):
     @property
     def table_name(self) -> str:
         return self.table.split(".")[1]
+
+
+#: What the monitor's canary is made of: a text of its own each time, else its vector would be a kept one (H33).
+CANARY_SPEC: Final = CollectionSpec(
+    table=CANARY_TABLE,
+    template="canary of upwell, number {{ nonce }}",
+    chunk=Chunking(max_tokens=16),
+    slo=Slo(threshold_seconds=LEAST_THRESHOLD_SECONDS),
+)
 
 
 class Collections(Strict):

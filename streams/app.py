@@ -22,6 +22,7 @@ from connectors.postgres.store import PostgresStore
 from connectors.registry import Registry
 from schemas.envelope import Decoder
 from schemas.errors import LineageMismatch, MigrationNeeded, SettingsError
+from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
 from schemas.template import Template
 from streams import neighbours
@@ -153,7 +154,7 @@ def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:
 
 def _captured_only(settings: Settings, collections: Sequence[str]) -> Settings:
     """The settings of what this worker serves."""
-    captured = {name: spec for name, spec in settings.collections.items() if name in collections}
+    captured = {name: spec for name, spec in settings.served.items() if name in collections}
     return settings.model_copy(update={"collections": captured})
 
 
@@ -192,6 +193,8 @@ def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Depl
         raise MigrationNeeded(f"topic {missing[0]} is not created yet: run `upwell connector apply` first")
     for topic in missing:
         log.warning("not captured yet: run `upwell migrate`", collection=wanted.pop(topic), topic=topic)
+    if naming.topic(CANARY_TABLE) in recorded:
+        wanted[naming.topic(CANARY_TABLE)] = CANARY
     found = neighbours.kafka(settings).describe(list(wanted))
     for topic in wanted:
         check_topic(topic, recorded[topic], found.get(topic))

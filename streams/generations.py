@@ -11,6 +11,7 @@ from connectors.encoder import TokenChunker
 from connectors.postgres.generations import Generations
 from connectors.postgres.source import connect_source
 from schemas.errors import GenerationMismatch, SettingsError, TemplateError
+from schemas.freshness import CANARY
 from schemas.sink import GenerationInfo
 from schemas.spec import Chunking, CollectionSpec, fingerprint
 from schemas.template import Template
@@ -54,6 +55,10 @@ class Plan:
 
 def matching(settings: Settings, name: str, fed: Sequence[GenerationInfo]) -> GenerationInfo:
     """The generation that the spec means. `fed`: the collection's own. Raises GenerationMismatch if there is none."""
+    if name == CANARY:
+        return next(
+            (each for each in fed if each.is_live), fed[0]
+        )  # it follows the others, see `follow_canary`
     spec = settings.collections[name]
     for each in fed:
         chunk = Chunking(

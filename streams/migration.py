@@ -13,6 +13,7 @@ from connectors.postgres.migrate import migrate_sink as bring_sink
 from connectors.postgres.removed_collection import collection_names, remove_collection
 from connectors.postgres.source import SourceColumn, TableInfo, connect_source
 from schemas.errors import SettingsError
+from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
 from schemas.spec import CollectionSpec
 from streams import neighbours
@@ -22,6 +23,17 @@ from streams.models import encoder_of
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
+#: The canary's table is ours: what it is like need not be looked up.
+CANARY_INFO: Final = TableInfo(
+    CANARY_TABLE,
+    key=(SourceColumn("id", "integer", not_null=True, toastable=False, generated=False),),
+    columns=(
+        SourceColumn("id", "integer", not_null=True, toastable=False, generated=False),
+        SourceColumn("nonce", "text", not_null=True, toastable=True, generated=False),
+        SourceColumn("at", "timestamp with time zone", not_null=True, toastable=False, generated=False),
+    ),
+    full=False,
+)
 #: Workers notice within a second and start again; who does not is not waited for longer.
 RESTART_SECONDS: Final = 30.0
 
@@ -57,7 +69,7 @@ def removable(settings: Settings, remove: Collection[str]) -> list[str]:
     kept = sorted(set(remove) & set(settings.collections))
     if kept:
         raise SettingsError(f"collection {kept[0]} is in the spec: take it out before you remove it")
-    forgotten = sorted(set(there) - set(settings.collections) - set(remove))
+    forgotten = sorted(set(there) - set(settings.served) - set(remove))
     if forgotten:
         raise SettingsError(
             f"collection {forgotten[0]} is in the sink, but not in the spec: put it back, or run "
@@ -115,12 +127,12 @@ def migrate_sink(settings: Settings, progress: Progress | None = None) -> list[s
     `progress` tells of an export of the model.
     """
     with connect_source(settings.source.dsn) as source:
-        infos = check_collections(source, settings.collections)
+        infos = {**check_collections(source, settings.collections), CANARY: CANARY_INFO}
     with connect_sink(settings.sink.dsn) as sink:
         facts = model_facts(settings, CaptureState(sink).generations(), progress)
         return bring_sink(
             sink,
-            [layout(name, spec, infos[name], facts[name]) for name, spec in settings.collections.items()],
+            [layout(name, spec, infos[name], facts[name]) for name, spec in settings.served.items()],
         )
 
 
@@ -142,7 +154,7 @@ def model_facts(
     """
     name, facts = settings.model.name, {}
     known = [each for generations in fed.values() for each in generations if each.model == name]
-    for collection, spec in settings.collections.items():
+    for collection, spec in settings.served.items():
         if collection in fed:
             same = matching(settings, collection, fed[collection])
             facts[collection] = ModelFacts(name, same.dimension, same.max_tokens)
@@ -151,10 +163,10 @@ def model_facts(
             fitting = [each for each in known if 0 < spec.chunk.max_tokens <= each.max_tokens]
             if fitting:
                 facts[collection] = ModelFacts(name, fitting[0].dimension, fitting[0].max_tokens)
-    if len(facts) < len(settings.collections):
+    if len(facts) < len(settings.served):
         encoder = encoder_of(settings, name, progress)
         loaded = ModelFacts(name, encoder.dimension, encoder.max_tokens)
-        return {collection: facts.get(collection, loaded) for collection in settings.collections}
+        return {collection: facts.get(collection, loaded) for collection in settings.served}
     return facts
 
 

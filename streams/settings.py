@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import SettingsError
+from schemas.freshness import CANARY
 from schemas.names import IDENTIFIER
-from schemas.spec import Collections, CollectionSpec, ModelSpec, Strict
+from schemas.spec import CANARY_SPEC, Collections, CollectionSpec, ModelSpec, Strict
 from streams.secured import SecuredDatabase, SecuredHttp, SecuredKafka
 
 PREFIX: Final = "UPWELL_"
@@ -196,6 +197,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load` merged: an unknown variable must be an error, which pydantic-settings cannot say."""
         return (init_settings,)
+
+    @property
+    def served(self) -> dict[str, CollectionSpec]:
+        """What workers take in and embed: the spec's collections, and the canary's beside them."""
+        return {**self.collections, CANARY: CANARY_SPEC} if self.collections else {}
 
     @property
     def group_id(self) -> str:

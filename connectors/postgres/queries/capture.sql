@@ -19,7 +19,7 @@ INSERT INTO upwell.lineage (number, topic_prefix) VALUES (%(number)s, %(topic_pr
 
 -- name: begin_loads
 -- Whatever is stored is of an ended lineage now: each table is read again, and what is not found is swept.
-UPDATE upwell.collection SET load_state = 'incomplete', load_detail = '{"reason": "rebuild"}';
+UPDATE upwell.collection SET load_state = 'incomplete', load_detail = '{"reason": "rebuild"}' WHERE name <> 'canary';
 
 -- name: ended_topics
 -- Topics of lineages that are over.

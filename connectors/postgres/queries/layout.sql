@@ -141,8 +141,10 @@ SELECT collection, number, fingerprint, model, dimension, template, max_tokens, 
   FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped' ORDER BY state <> 'live', number
 
 -- name: upsert_collection
-INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds)
-VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s)
+-- The canary's table has nothing to load.
+INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds, load_state)
+VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s,
+        CASE WHEN %(name)s = 'canary' THEN 'complete' ELSE 'incomplete' END)
 ON CONFLICT (name) DO UPDATE SET threshold_seconds = excluded.threshold_seconds
 RETURNING table_name, key_columns, (xmax = 0) AS created
 

@@ -7,7 +7,7 @@ SELECT clock_timestamp()
 
 -- name: collections
 SELECT name, load_state, load_detail FROM upwell.collection
- WHERE %(only)s::text IS NULL OR name = %(only)s
+ WHERE name <> 'canary' AND (%(only)s::text IS NULL OR name = %(only)s)
  ORDER BY name
 
 -- name: pending

@@ -1,0 +1,119 @@
+-- name: one_snapshot
+-- What a verdict is made of belongs to one moment (H34).
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+
+-- name: now
+SELECT clock_timestamp(), coalesce((SELECT max(number) FROM upwell.lineage), 0)
+
+-- name: collections
+-- `unreflected`: the oldest commit that was taken in and is not searchable; `letter_since` and `pending_since` are parts of it.
+SELECT c.name, c.load_state, coalesce(c.load_detail, '{}'), g.number, w.lineage, w.watermark, w.violations, w.violated_at,
+       coalesce(p.rows, 0), p.since, coalesce(d.rows, 0), d.since, r.since
+  FROM upwell.collection c
+  LEFT JOIN upwell.generation g ON g.collection = c.name AND g.state = 'live'
+  LEFT JOIN upwell.watermark w ON w.collection = c.name
+  LEFT JOIN LATERAL (SELECT count(*) AS rows, min(least(pending_since, next_since)) AS since FROM upwell.pending
+                      WHERE lane = 'live' AND collection = c.name AND generation = g.number) p ON true
+  LEFT JOIN LATERAL (SELECT count(*) AS rows, min(committed_at) AS since FROM upwell.dead_letter
+                      WHERE collection = c.name AND closed_at IS NULL
+                        AND (generation IS NULL OR generation = g.number)) d ON true
+  LEFT JOIN LATERAL (SELECT min(committed_at) AS since FROM upwell.repair WHERE collection = c.name) r ON true
+ WHERE c.name = ANY(%(names)s::text[])
+ ORDER BY c.name
+
+-- name: undated_letters
+-- Open dead letters that do not say when they were committed (H35).
+SELECT d.collection, coalesce(d.topic, ''), coalesce(d.partition, 0), d."offset" FROM upwell.dead_letter d
+ WHERE d.closed_at IS NULL AND d.committed_at IS NULL AND d.collection = ANY(%(names)s::text[])
+   AND (d.generation IS NULL OR EXISTS (SELECT FROM upwell.generation g
+        WHERE g.collection = d.collection AND g.number = d.generation AND g.state = 'live'))
+
+-- name: positions
+SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)s::text[])
+
+-- name: workers
+SELECT slot, host, pid, extract(epoch FROM clock_timestamp() - seen_at)::float8, problems FROM upwell.worker ORDER BY slot
+
+-- name: blocked
+-- What no worker says any more is over.
+SELECT collection, min(reason), min(since) FROM upwell.blocked
+ WHERE seen_at > clock_timestamp() - interval '20 seconds' GROUP BY collection
+
+-- name: gaps
+SELECT reason FROM upwell.gap WHERE lineage = (SELECT max(number) FROM upwell.lineage) ORDER BY found_at
+
+-- name: add_gap
+INSERT INTO upwell.gap (lineage, reason) VALUES (%(lineage)s, %(reason)s) ON CONFLICT DO NOTHING
+
+-- name: backfill
+-- Texts of loads that wait; a million of them are counted, so not every second.
+SELECT p.collection, count(*) FROM upwell.pending p
+  JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
+ WHERE p.lane = 'backfill' AND p.collection = ANY(%(names)s::text[]) GROUP BY p.collection
+
+-- name: raise_watermarks
+-- Within a lineage it only grows, whoever else writes.
+INSERT INTO upwell.watermark AS w (collection, lineage, watermark, round)
+SELECT u.collection, %(lineage)s, u.watermark, u.round
+  FROM unnest(%(collections)s::text[], %(watermarks)s::timestamptz[], %(rounds)s::bigint[]) AS u(collection, watermark, round)
+ ORDER BY u.collection
+ON CONFLICT (collection) DO UPDATE
+   SET lineage = excluded.lineage, watermark = excluded.watermark, round = excluded.round, moved_at = clock_timestamp()
+ WHERE w.lineage < excluded.lineage OR (w.lineage = excluded.lineage AND w.watermark < excluded.watermark)
+
+-- name: write_evaluations
+-- Of two monitors the later evaluation stays; `delay` and `slo` are written less often.
+INSERT INTO upwell.evaluation AS e
+       (collection, lineage, evaluated_at, verdict, reason, threshold_seconds, watermark, source_ahead_seconds, pending,
+        dead_letters)
+SELECT u.collection, %(lineage)s, %(at)s, u.verdict, u.reason, u.threshold, u.watermark, %(ahead)s, u.pending, u.letters
+  FROM unnest(%(collections)s::text[], %(verdicts)s::text[], %(reasons)s::text[], %(thresholds)s::float8[],
+              %(watermarks)s::timestamptz[], %(pending)s::bigint[], %(letters)s::bigint[])
+       AS u(collection, verdict, reason, threshold, watermark, pending, letters)
+ ORDER BY u.collection
+ON CONFLICT (collection) DO UPDATE
+   SET lineage = excluded.lineage, evaluated_at = excluded.evaluated_at, verdict = excluded.verdict,
+       reason = excluded.reason, threshold_seconds = excluded.threshold_seconds, watermark = excluded.watermark,
+       source_ahead_seconds = excluded.source_ahead_seconds, pending = excluded.pending,
+       dead_letters = excluded.dead_letters
+ WHERE e.evaluated_at < excluded.evaluated_at
+
+-- name: write_summaries
+UPDATE upwell.evaluation e SET delay = u.delay, slo = u.slo
+  FROM unnest(%(collections)s::text[], %(delays)s::jsonb[], %(slos)s::jsonb[]) AS u(collection, delay, slo)
+ WHERE e.collection = u.collection
+
+-- name: canary_generation
+SELECT number, model FROM upwell.generation WHERE collection = 'canary' AND state = 'live'
+
+-- name: find_canary
+-- A real search with the vector that is stored, through the function that applications use, and how near what it finds is
+-- to the first canary of the generation.
+SELECT s.chunk_text, s.score, 1 - (s.embedding <=> r.embedding::vector)
+  FROM upwell.search_canary(%(model)s, (SELECT embedding FROM upwell.canary LIMIT 1), 1) s
+  LEFT JOIN upwell.canary_reference r ON r.generation = %(generation)s
+
+-- name: keep_reference
+INSERT INTO upwell.canary_reference (generation, embedding)
+SELECT %(generation)s, embedding::real[] FROM upwell.canary LIMIT 1
+ON CONFLICT DO NOTHING
+
+-- name: canary_seen
+SELECT next_offset, number FROM upwell.canary_seen WHERE lineage = %(lineage)s
+
+-- name: see_canary
+INSERT INTO upwell.canary_seen AS c (lineage, next_offset, number) VALUES (%(lineage)s, %(next_offset)s, %(number)s)
+ON CONFLICT (lineage) DO UPDATE SET next_offset = excluded.next_offset, number = excluded.number
+ WHERE c.next_offset < excluded.next_offset
+
+-- name: register_monitor
+INSERT INTO upwell.monitor (name, host, pid, url, version)
+VALUES (%(name)s, %(host)s, %(pid)s, %(url)s, %(version)s)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, url = excluded.url,
+       started_at = clock_timestamp(), seen_at = clock_timestamp(), version = excluded.version
+
+-- name: seen_monitor
+UPDATE upwell.monitor SET seen_at = clock_timestamp() WHERE name = %(name)s
+
+-- name: forget_monitors
+DELETE FROM upwell.monitor WHERE seen_at < clock_timestamp() - interval '1 day'
