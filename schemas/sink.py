@@ -74,13 +74,14 @@ class IntakeView:
     """What the transaction saw under its locks. `repairs`: keys that a re-read was asked for (H9).
 
     `templates`: those of all generations that are fed, by number; read under the collection's lock, so that no
-    generation is unknown to an intake transaction (H19).
+    generation is unknown to an intake transaction (H19). `watermark`: what was published of the newest lineage.
     """
 
     fence: Fence | None
     records: Mapping[str, RecordState]
     repairs: frozenset[str] = frozenset()
     templates: Mapping[int, str] = field(default_factory=dict)
+    watermark: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class IntakePlan:
     it are removed first. `positions`: next offset by partition. `repairs_wanted`: keys to be re-read at the
     source; `repairs_done`: keys whose re-read arrived. `truncated`: versions of accepted changes that the fence removed
     again within the batch; they close older dead letters as any. `outcomes`: how many offsets had which outcome.
+    `violations`: how many accepted changes were committed at or before the published watermark; none ever should.
     """
 
     writes: Sequence[RecordWrite] = ()
@@ -141,6 +143,7 @@ class IntakePlan:
     repairs_done: frozenset[str] = frozenset()
     truncated: Mapping[str, Version] = field(default_factory=dict)
     outcomes: Mapping[Outcome, int] = field(default_factory=dict)
+    violations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,16 @@ class CanaryFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """A watermark that a finished round proves of a live generation."""
+
+    collection: str
+    generation: int
+    round: int
+    watermark: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One row of `upwell.evaluation`."""
 
@@ -161,16 +171,17 @@ class FreshnessStore:
         digits = text.rpartition(" ")[2]
         return CanaryFound(int(digits) if digits.isdecimal() else 0, cosine)
 
-    def raise_watermarks(self, lineage: int, proven: Mapping[str, tuple[int, datetime]]) -> None:
-        """`proven`: round and watermark by collection; a lower one than there is changes nothing."""
+    def raise_watermarks(self, lineage: int, proven: Sequence[Proven]) -> None:
+        """A lower one than there is, or one of another generation than the live one, changes nothing."""
         if proven:
             self._execute(
                 "raise_watermarks",
                 {
                     "lineage": lineage,
-                    "collections": list(proven),
-                    "rounds": [number for number, _ in proven.values()],
-                    "watermarks": [at for _, at in proven.values()],
+                    "collections": [each.collection for each in proven],
+                    "generations": [each.generation for each in proven],
+                    "rounds": [each.round for each in proven],
+                    "watermarks": [each.watermark for each in proven],
                 },
             )
 

@@ -227,7 +227,7 @@ class Generations:
 
     def _make_live(self, live: GenerationInfo, target: GenerationInfo, action: str) -> None:
         at = _place(target)
-        for query in ("retire", "make_live", "swap_lanes"):
+        for query in ("retire", "make_live", "swap_lanes", "lower_watermark"):
             self._connection.execute(SQL[query], at)
         make_read_side(self._connection, self._layout(target))
         self._audit(target, action, {"from": live.number})

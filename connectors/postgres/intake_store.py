@@ -97,7 +97,7 @@ async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
     fence = None if row[0] is None else Fence(row[0], row[1])
     states = {row[0]: _state(row) for row in await records.fetchall()}
     templates = dict(zip(row[2], row[3], strict=True))
-    return Seen(IntakeView(fence, states, frozenset(row[4]), templates), row[2])
+    return Seen(IntakeView(fence, states, frozenset(row[4]), templates, row[6]), row[2])
 
 
 def _state(row: Sequence[Any]) -> RecordState:

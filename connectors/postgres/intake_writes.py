@@ -159,6 +159,8 @@ def simple_statements(
         yield "finish_repairs", {"keys": sorted(plan.repairs_done)}
     if any(write.embed == "pending" for write in plan.writes):
         yield "notify_pending", {}
+    if plan.violations:
+        yield "count_violations", {"violations": plan.violations}
 
 
 def _alike(

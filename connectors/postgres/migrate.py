@@ -174,6 +174,7 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: "
             "give the changed table another name"
         )
+    connection.execute(SQL["create_watermark"], {"name": layout.name})
     _record(connection, layout)
     live = _live(connection, layout)
     make_embedding(connection, live)

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "migrate": ("streams.cli.migrate", "migrate", "Bring source and sink in line with the spec."),
     "connector": ("streams.cli.connector", "connector", "Apply, look at and restart the Debezium connector."),
     "worker": ("streams.cli.worker", "worker", "Run workers: intake and embed."),
+    "monitor": ("streams.cli.monitor", "monitor", "Measure freshness and show it: verdicts, SLO, page."),
     "search": ("streams.cli.search", "search", "Nearest neighbours of a text, through the view."),
     "report": ("streams.cli.report", "report", "Propagation delay by stage, pending, dead letters."),
     "status": ("streams.cli.status", "status", "One screen: what works, what is wrong, the next step."),

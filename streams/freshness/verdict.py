@@ -18,14 +18,18 @@ ROUNDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Whether a neighbour answers. `silent_seconds`: since its last answer; `error`: what it said instead."""
+    """Whether a neighbour answers. `silent_seconds`: since its next answer was due; `error`: what it said instead."""
 
     silent_seconds: float = 0.0
     error: str = ""
 
     @property
     def reached(self) -> bool:
-        return not self.error or self.silent_seconds < SILENT_SECONDS
+        return self.silent_seconds < SILENT_SECONDS
+
+    @property
+    def why(self) -> str:
+        return self.error or "it does not answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def judge(standing: Standing, pipeline: Pipeline) -> Verdict:
         if not neighbour.reached:
             return Verdict(
                 State.UNKNOWN,
-                f"the monitor cannot reach the {name} for {_seconds(neighbour.silent_seconds)}: {neighbour.error}; "
+                f"the monitor cannot reach the {name} for {_seconds(neighbour.silent_seconds)}: {neighbour.why}; "
                 f"start it, or mend {mend}; see RUNBOOK: {name}",
             )
     if standing.violated_seconds is not None and standing.violated_seconds < VIOLATION_SECONDS:
@@ -144,7 +148,7 @@ def _capture(pipeline: Pipeline) -> Iterator[str]:
     connect, connector = pipeline.neighbours.get("connect", Neighbour()), pipeline.connector
     if not connect.reached:
         yield (
-            f"Kafka Connect does not answer for {_seconds(connect.silent_seconds)}: {connect.error}; "
+            f"Kafka Connect does not answer for {_seconds(connect.silent_seconds)}: {connect.why}; "
             f"see RUNBOOK: connect"
         )
     elif connector is not None and "FAILED" in connector.state:
@@ -159,7 +163,7 @@ def _capture(pipeline: Pipeline) -> Iterator[str]:
         )
     kafka = pipeline.neighbours.get("kafka", Neighbour())
     if not kafka.reached:
-        yield f"Kafka does not answer for {_seconds(kafka.silent_seconds)}: {kafka.error}; see RUNBOOK: kafka"
+        yield f"Kafka does not answer for {_seconds(kafka.silent_seconds)}: {kafka.why}; see RUNBOOK: kafka"
     patience = ROUNDS * pipeline.round_seconds
     missing, unsettled = pipeline.canary.missing_seconds, pipeline.canary.unsettled_seconds
     if missing is not None and missing > patience:
@@ -182,7 +186,7 @@ def _intake(standing: Standing, pipeline: Pipeline) -> Iterator[str]:
         yield f"BLOCKED: {standing.blocked}{waiting}; it goes on by itself when mended; see RUNBOOK: blocked"
     registry = pipeline.neighbours.get("registry", Neighbour())
     if standing.behind and not registry.reached:
-        yield f"the schema registry does not answer: {registry.error}{waiting}; see RUNBOOK: registry"
+        yield f"the schema registry does not answer: {registry.why}{waiting}; see RUNBOOK: registry"
     if standing.behind:
         yield (
             f"{standing.behind} changes wait in Kafka and {pipeline.workers} workers run; run more of them; "

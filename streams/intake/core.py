@@ -23,6 +23,11 @@ HASH_BYTES = 32
 #: Outcomes that get an audit row of their own; the others are audited as ranges of offsets with counts.
 AUDITED_SINGLY = frozenset({Outcome.APPLIED, Outcome.DELETED, Outcome.DEAD_LETTER})
 
+#: Outcomes of changes that were not known before.
+ACCEPTED = frozenset(
+    {Outcome.APPLIED, Outcome.UNCHANGED, Outcome.DELETED, Outcome.SUPERSEDED, Outcome.DEAD_LETTER}
+)
+
 
 def is_below(fence: Fence, lineage: int, fence_lsn: int | None) -> bool:
     """Whether a row of `lineage` at `fence_lsn` was removed by the truncate that set `fence` (H6-H8)."""
@@ -166,6 +171,13 @@ class _Folded:
         return frozenset(joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES))
 
 
+def _committed_at(event: Change | Undecodable) -> datetime | None:
+    """When a streamed change was committed, as far as it can be read."""
+    if isinstance(event, Undecodable):
+        return event.committed_at
+    return None if event.origin.snapshot else event.origin.committed_at
+
+
 def _embed(found: tuple[str, bytes] | None, known: frozenset[bytes]) -> str:
     """What becomes of a generation's vectors. What it cannot render is for its embedder to say, for it alone."""
     if found is None:
@@ -188,11 +200,15 @@ class _Batch:
         self.fence_committed_at: datetime | None = None
         self.truncated: dict[str, Version] = {}
         self.fenced_at: set[tuple[TopicPartition, int]] = set()
+        self.committed: dict[tuple[TopicPartition, int], datetime] = {}
 
     def take(self, event: Change | Undecodable) -> None:
         place = (event.at, event.version.offset)
         if place in self.outcomes:
             return  # delivered twice: it has its outcome
+        committed_at = _committed_at(event)
+        if committed_at is not None:
+            self.committed[place] = committed_at
         if isinstance(event, Undecodable):
             self._spoilt(place, event)
         elif event.operation in (Operation.TOMBSTONE, Operation.MESSAGE):
@@ -310,6 +326,17 @@ class _Batch:
             repairs_done=frozenset(self.done),
             truncated=self.truncated,
             outcomes=counts,
+            violations=self._violations(),
+        )
+
+    def _violations(self) -> int:
+        """Changes from before the published watermark, which said that all of them were there (DESIGN 7)."""
+        published = self.view.watermark
+        if published is None:
+            return 0
+        return sum(
+            self.outcomes[place] in ACCEPTED and committed_at <= published
+            for place, committed_at in self.committed.items()
         )
 
 

@@ -106,6 +106,8 @@ class FakeStore:
     dead_letters: list[Letter] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
     repairs: dict[tuple[str, str], tuple[Version, bool]] = field(default_factory=dict)
+    watermarks: dict[str, datetime] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -177,7 +179,8 @@ class FakeStore:
             for each in self.generation_infos
             if each.collection == request.collection and each.state != "dropped"
         }
-        return IntakeView(self.fences.get(request.collection), found, repairs, templates)
+        published = self.watermarks.get(request.collection)
+        return IntakeView(self.fences.get(request.collection), found, repairs, templates, published)
 
     def _check_versions(self, collection: str, plan: IntakePlan) -> None:
         stored = self.records.get(collection, {})
@@ -203,6 +206,7 @@ class FakeStore:
             self._audit(
                 collection, each.outcome.value, None, first=each.first, last=each.last, count=each.count
             )
+        self.violations[collection] = self.violations.get(collection, 0) + plan.violations
         self.stored_positions.update(plan.positions)
         for key in plan.repairs_done:
             self.repairs.pop((collection, key), None)

@@ -6,14 +6,17 @@ ALTER TABLE upwell.repair ADD COLUMN committed_at timestamptz;
 -- Where a worker says how it is, "" if nowhere.
 ALTER TABLE upwell.worker ADD COLUMN url text NOT NULL DEFAULT '';
 
--- Every commit of the source up to `watermark` (the source's clock) is searchable. Within a lineage it only grows.
+-- Every commit of the source up to `watermark` (the source's clock) is searchable; NULL until a round was finished. Within
+-- a lineage and a live generation it only grows. Each collection has a row from the start, so that a switch of the
+-- generation and whoever raises the watermark always meet at it.
 -- `violations`: events taken in later that were committed at or before it; none may ever be.
 CREATE TABLE upwell.watermark (
     collection text PRIMARY KEY REFERENCES upwell.collection ON DELETE CASCADE,
-    lineage integer NOT NULL,
-    watermark timestamptz NOT NULL,
-    round bigint NOT NULL,
-    moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lineage integer NOT NULL DEFAULT 0,
+    generation integer,
+    watermark timestamptz,
+    round bigint NOT NULL DEFAULT 0,
+    moved_at timestamptz,
     violations bigint NOT NULL DEFAULT 0,
     violated_at timestamptz
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

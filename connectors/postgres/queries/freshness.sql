@@ -52,14 +52,15 @@ SELECT p.collection, count(*) FROM upwell.pending p
  WHERE p.lane = 'backfill' AND p.collection = ANY(%(names)s::text[]) GROUP BY p.collection
 
 -- name: raise_watermarks
--- Within a lineage it only grows, whoever else writes.
-INSERT INTO upwell.watermark AS w (collection, lineage, watermark, round)
-SELECT u.collection, %(lineage)s, u.watermark, u.round
-  FROM unnest(%(collections)s::text[], %(watermarks)s::timestamptz[], %(rounds)s::bigint[]) AS u(collection, watermark, round)
- ORDER BY u.collection
-ON CONFLICT (collection) DO UPDATE
-   SET lineage = excluded.lineage, watermark = excluded.watermark, round = excluded.round, moved_at = clock_timestamp()
- WHERE w.lineage < excluded.lineage OR (w.lineage = excluded.lineage AND w.watermark < excluded.watermark)
+-- Within a lineage it only grows, whoever else writes. What was proven of another generation than the one that is live
+-- proves nothing: a switch writes its number here.
+UPDATE upwell.watermark w
+   SET lineage = %(lineage)s, generation = u.generation, watermark = u.watermark, round = u.round,
+       moved_at = clock_timestamp()
+  FROM unnest(%(collections)s::text[], %(generations)s::int[], %(watermarks)s::timestamptz[], %(rounds)s::bigint[])
+       AS u(collection, generation, watermark, round)
+ WHERE w.collection = u.collection AND coalesce(w.generation, u.generation) = u.generation
+   AND (w.lineage < %(lineage)s OR w.lineage = %(lineage)s AND (w.watermark IS NULL OR w.watermark < u.watermark))
 
 -- name: write_evaluations
 -- Of two monitors the later evaluation stays; `delay` and `slo` are written less often.

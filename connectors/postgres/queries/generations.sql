@@ -62,6 +62,17 @@ UPDATE upwell.pending
    SET lane = CASE WHEN generation = %(number)s AND pending_since IS NOT NULL THEN 'live' ELSE 'backfill' END
  WHERE collection = %(collection)s
 
+-- name: lower_watermark
+-- What waits in the generation that is live now is not searchable any more, though it was in the one before.
+UPDATE upwell.watermark w
+   SET generation = %(number)s, watermark = CASE WHEN w.watermark IS NOT NULL
+                                                 THEN least(w.watermark, u.since - interval '1 microsecond') END
+  FROM (SELECT least((SELECT min(least(pending_since, next_since)) FROM upwell.pending
+                       WHERE collection = %(collection)s AND generation = %(number)s),
+                     (SELECT min(committed_at) FROM upwell.dead_letter
+                       WHERE collection = %(collection)s AND generation = %(number)s AND closed_at IS NULL)) AS since) u
+ WHERE w.collection = %(collection)s
+
 -- name: drop_pending
 DELETE FROM upwell.pending WHERE collection = %(collection)s AND generation = %(number)s
 

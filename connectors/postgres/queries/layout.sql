@@ -148,6 +148,9 @@ VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s,
 ON CONFLICT (name) DO UPDATE SET threshold_seconds = excluded.threshold_seconds
 RETURNING table_name, key_columns, (xmax = 0) AS created
 
+-- name: create_watermark
+INSERT INTO upwell.watermark (collection) VALUES (%(name)s) ON CONFLICT DO NOTHING
+
 -- name: insert_generation
 INSERT INTO upwell.generation
        (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state, live_at)

@@ -26,8 +26,15 @@ SELECT fence_lineage, fence_lsn,
        ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
               WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.asked
                 AND (s._lineage, s._offset) = (r.lineage, r."offset")),
-       (SELECT coalesce(max(number), 0) FROM upwell.lineage)
+       (SELECT coalesce(max(number), 0) FROM upwell.lineage),
+       (SELECT w.watermark FROM upwell.watermark w
+         WHERE w.collection = c.name AND w.lineage = (SELECT max(number) FROM upwell.lineage))
   FROM upwell.collection c WHERE name = %(collection)s
+
+-- name: count_violations
+-- Changes from before the published watermark: it was wrong.
+UPDATE upwell.watermark SET violations = violations + %(violations)s, violated_at = clock_timestamp()
+ WHERE collection = %(collection)s
 
 -- name: set_fence
 -- A truncate while the first load runs: rows read before it may be emitted after it (H8), so the load starts again.
@@ -151,11 +158,13 @@ SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint
 ON CONFLICT DO NOTHING
 
 -- name: want_repairs
-INSERT INTO upwell.repair (collection, key, lineage, "offset")
-SELECT %(collection)s, _key, _lineage, _offset FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+-- The change that puts a key in doubt is of the same transaction as the record's.
+INSERT INTO upwell.repair AS r (collection, key, lineage, "offset", committed_at)
+SELECT %(collection)s, _key, _lineage, _offset, _committed_at FROM {record}
+ WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
 ON CONFLICT (collection, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset", asked = false, looked_at = NULL,
-       requested_at = clock_timestamp()
+       requested_at = clock_timestamp(), committed_at = least(r.committed_at, excluded.committed_at)
 
 -- name: finish_repairs
 DELETE FROM upwell.repair WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
