@@ -147,7 +147,7 @@ class Freshness(RuleBasedStateMachine):
         letter=st.sampled_from(["", "dated", "undated"]),
     )
     def everything_flows(self, stuck: int | None, embeds: bool, letter: str = "") -> None:
-        """But for one partition that Kafka does not confirm, and for the embedder perhaps; or all become dead letters."""
+        """But for one partition that Kafka does not confirm, and the embedder perhaps; or all become dead letters."""
         self.heartbeat()
         self.connector_sends(len(self.world.logged))
         for commit in list(self.world.flying):
