@@ -258,3 +258,22 @@ def test_a_gap_is_said_until_the_next_lineage(
     assert store.look([], []).gaps == ["canary 8 is missing"]
     connection.execute("INSERT INTO upwell.lineage VALUES (2, 'shop_2')")
     assert store.look([], []).gaps == []
+
+
+async def test_a_live_change_of_a_row_of_a_load_that_is_claimed(
+    postgres: PostgresSink, store: FreshnessStore
+) -> None:
+    await take_in(postgres.store, change(1, 1, "a", lane=Lane.BACKFILL))
+    await claim(postgres.store)
+    await take_in(postgres.store, change(1, 2, "b", since=when(10)))
+    assert store.look(["content"], []).collections["content"].unreflected == when(10)
+
+
+async def test_a_key_is_in_doubt_since_the_first_change_that_made_it_so(
+    postgres: PostgresSink, store: FreshnessStore
+) -> None:
+    for offset, hour in ((1, 10), (2, 12)):
+        await take_in(postgres.store, change(1, offset, "", since=when(hour)))
+        await take_in(postgres.store, change(2, 5 + offset, "", since=when(hour)))
+        await take_in(postgres.store, repairs_wanted=frozenset(["[1]"]))
+    assert store.look(["content"], []).collections["content"].doubted == when(10)
