@@ -191,12 +191,12 @@ def canary_ages(rounds: Rounds, canary: CanaryFound, now: float) -> Canary:
     )
 
 
-def load_progress(seen: CollectionSeen, waiting: int, rate: float | None) -> str:
+def load_progress(seen: CollectionSeen, lineage: int, waiting: int, rate: float | None) -> str:
     """How far a load is, in words. `waiting`: rows that are not searchable yet, in Kafka and in `pending`; `rate`: how
     many a second have become searchable lately.
     """
     detail: Mapping[str, Any] = seen.load_detail
-    what = "rebuild" if detail.get("reason") == "rebuild" else "first load"
+    what = "rebuild" if lineage > 1 else "first load"
     rows = detail.get("rows")
     if seen.load_state == "incomplete":
         return f"{what}: its table is not asked for yet; run `upwell connector apply`"

@@ -155,7 +155,7 @@ class Monitor:
         self._look_slowly(store, sink)
         waiting = self._evaluator.waiting(sink, self._backfill)
         progress = {
-            name: load_progress(seen, waiting[name], self._rates.get(name))
+            name: load_progress(seen, sink.lineage, waiting[name], self._rates.get(name))
             for name, seen in sink.collections.items()
         }
         judged = self._evaluator.judge(sink, canary, self.neighbours(), watermarks, progress)

@@ -186,7 +186,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             worker = _workers_dead(line, worker)
             _connector_failed(line)
             _source_not_reached(line, proxy)
-            _replication_stuck(line)
+            worker = _replication_stuck(line)
         assert monitor.process.poll() is None, monitor.tail()
     print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
     print(f"truth ahead of the watermark: {min(oracle.distances):.1f} to {max(oracle.distances):.1f} s")
@@ -236,7 +236,7 @@ def _source_not_reached(line: Deployment, proxy: Proxy) -> None:
     sees(line, "FRESH")
 
 
-def _replication_stuck(line: Deployment) -> None:
+def _replication_stuck(line: Deployment) -> WorkerProcess:
     """Heartbeats beat, and the canary does not come: its table is not published. Then changes are lost for good."""
     with line.source() as source:
         publication = f"upwell_{line.name}"
@@ -247,9 +247,11 @@ def _replication_stuck(line: Deployment) -> None:
     assert "canary" in reason
     rebuild = threading.Thread(target=line.upwell, args=("connector", "rebuild"))
     rebuild.start()
-    sees(line, "INCOMPLETE")
+    sees(line, "INCOMPLETE", "rebuild")
     rebuild.join()
+    again = start_worker(line, "w1")  # the one before has ended with its lineage
     sees(line, "FRESH")
+    return again
 
 
 def _alter(source: psycopg.Connection[Any], publication: str, word: str) -> None:
