@@ -89,7 +89,7 @@ def test_another_lineage_begins_with_nothing(evaluator: Evaluator) -> None:
     naming = evaluator.follow(2)
     assert naming is not None
     assert naming.lineage == 2
-    assert not (sights.gap or sights.missing or sights.canary_read or sights.ends)
+    assert [sights.gap, sights.missing, sights.canary_read, sights.ends] == ["", "", None, None]
     assert not sights.rounds.waiting
     assert not evaluator.measured
     assert sights.topics == ("upwell_2.shop.content", "upwell_2.upwell.canary")
