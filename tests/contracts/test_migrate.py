@@ -16,7 +16,7 @@ from connectors.postgres.store import PostgresStore
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError, SlotTaken, UpwellError
 from tests.contracts.server import Server
 from tests.contracts.sinks import COLUMNS, layout
-from tests.contracts.steps import change, claim, document, embed_all, take_in
+from tests.contracts.steps import change, claim, document, embed_all, take_in, when
 from tests.deployment import until
 
 Connection = psycopg.Connection[Any]
@@ -229,7 +229,7 @@ async def test_a_worker_can_do_its_work(server: Server, dsn: str, connection: Co
     await store.fail(claimed, UnusableVector("NaN"), None)
     await take_in(store, fence=Fence(1, 10))
     await store.release("w")
-    await store.flush_measures({}, {})
+    await store.flush_measures({}, {}, {("content", when(10)): (1, 0)})
     calls = iter([False, True])
     await store.keep_house(lambda: next(calls, True))
     await store.close()
