@@ -18,8 +18,8 @@ minutes over those allowed in a window of that length, so 14.4 over an hour alwa
 the events: the bad share of the window's events over the allowed share.
 
 **Windows** end with the last minute that counts. Those of burn rates are so many whole minutes, and a rolled-up row
-that one of them begins within counts by the part that is inside. The SLO's own window begins with a whole hour, up to an
-hour early, so that it cuts no row.
+that one of them begins within counts by the part that is inside. The SLO's own window begins with a whole hour, up to
+an hour early, so that it cuts no row.
 """
 
 from __future__ import annotations
@@ -158,11 +158,8 @@ def window_start(slo: Slo, now: datetime) -> datetime:
 def _end(buckets: Sequence[Bucket], now: datetime) -> datetime:
     """Of the last minute that counts: the one of `now` if it has a verdict, else the one before."""
     minute = now.replace(second=0, microsecond=0)
-    return (
-        minute + MINUTE
-        if any(each.start == minute and _is_evaluated(each) for each in buckets[-2:])
-        else minute
-    )
+    is_judged = any(each.start == minute and _is_evaluated(each) for each in buckets[-2:])
+    return minute + MINUTE if is_judged else minute
 
 
 class _Window:
