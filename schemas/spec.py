@@ -12,8 +12,8 @@ from schemas.freshness import CANARY_TABLE
 from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, RESERVED_COLUMNS
 from schemas.template import Template
 
-#: Below this no round, offset flush and heartbeat can show freshness (DESIGN 7).
-LEAST_THRESHOLD_SECONDS: Final = 15.0
+#: What the canary's own collection promises: what rounds, heartbeat and flush can show by default.
+CANARY_SECONDS: Final = 15.0
 
 
 class Strict(BaseModel):
@@ -34,7 +34,7 @@ class Slo(Strict):
     the minutes are FRESH.
     """
 
-    threshold_seconds: Annotated[float, Field(ge=LEAST_THRESHOLD_SECONDS)] = 30.0
+    threshold_seconds: Annotated[float, Field(gt=0)] = 30.0
     objective: Annotated[float, Field(gt=0, lt=1)] = 0.99
     time_objective: Annotated[float, Field(gt=0, lt=1)] = 0.995
     window_days: Annotated[int, Field(ge=1, le=90)] = 30
@@ -119,7 +119,7 @@ CANARY_SPEC: Final = CollectionSpec(
     table=CANARY_TABLE,
     template="canary of upwell, number {{ nonce }}",
     chunk=Chunking(max_tokens=16),
-    slo=Slo(threshold_seconds=LEAST_THRESHOLD_SECONDS),
+    slo=Slo(threshold_seconds=CANARY_SECONDS),
 )
 
 

@@ -12,17 +12,18 @@ from typing import Any, Final
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
 from connectors.postgres.source import Connection, first
+from streams.settings import FLUSH_SECONDS
 
-#: Connect stores its position this often; a slot ahead of it for three times as long is no delay (H32).
-FLUSH_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.5
+#: Flushes for which a slot may be ahead of Connect's stored position without meaning anything (H32).
+FLUSHES: Final = 3
 
 
 def find_gap(source: Connection, connect: Connect, naming: Naming, *, begun: bool) -> str:
     """What is lost, in one line, "" if nothing is. `begun`: whether a table was read in this lineage, so that a slot
     must exist. Raises SourceUnavailable, ConnectUnavailable.
     """
-    deadline = time.monotonic() + 3 * FLUSH_SECONDS
+    deadline = time.monotonic() + FLUSHES * FLUSH_SECONDS
     while True:
         found = first(source, "lost_position", {"slot": naming.slot})
         assert found is not None

@@ -10,9 +10,9 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import SettingsError
@@ -24,6 +24,11 @@ from streams.secured import SecuredDatabase, SecuredHttp, SecuredKafka
 PREFIX: Final = "UPWELL_"
 #: Variables that say where settings and caches are; they are not settings themselves.
 PLACES: Final = frozenset({"UPWELL_SPEC", "UPWELL_HOME", "UPWELL_CACHE"})
+
+
+#: `offset.flush.interval.ms` of Connect, and how much earlier than its round a watermark is.
+FLUSH_SECONDS: Final = 2.0
+GUARD_SECONDS: Final = 1.0
 
 
 class SourceSettings(SecuredDatabase):
@@ -185,6 +190,25 @@ class Settings(BaseSettings):
     @classmethod
     def _checked(cls, collections: dict[str, CollectionSpec]) -> dict[str, CollectionSpec]:
         return Collections(collections=collections).collections
+
+    @model_validator(mode="after")
+    def _shown(self) -> Self:
+        least = self.least_threshold_seconds
+        for name, spec in self.collections.items():
+            if spec.slo.threshold_seconds < least:
+                raise ValueError(
+                    f"collections.{name}.slo.threshold_seconds {spec.slo.threshold_seconds:g} is below the "
+                    f"{least:g} s that rounds, heartbeat and flush can show; raise it, or lower "
+                    f"monitor.round_seconds and connect.heartbeat_interval_ms"
+                )
+        return self
+
+    @property
+    def least_threshold_seconds(self) -> float:
+        """What can be shown at all (DESIGN 7): a round's own age, two heartbeats and flushes, the guard and a look."""
+        heartbeat = self.connect.heartbeat_interval_ms / 1000
+        rounds = self.monitor.round_seconds + 2 * (heartbeat + FLUSH_SECONDS)
+        return rounds + GUARD_SECONDS + self.monitor.evaluate_seconds
 
     @classmethod
     def settings_customise_sources(

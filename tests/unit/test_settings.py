@@ -186,6 +186,18 @@ def test_one_line_says_what_is_wrong_in_the_file(folder: Path, text: str, said: 
     assert said in complaint(folder, text)
 
 
+def test_a_threshold_that_nothing_can_show(folder: Path) -> None:
+    """DESIGN 7: what rounds, heartbeat and flush take; 15 s by default, and less where they are more often."""
+    spec = COLLECTION + "slo = {{threshold_seconds = {}}}\n"
+    line = complaint(folder, spec.format(14.9))
+    assert "collections.content.slo.threshold_seconds 14.9 is below the 15 s" in line
+    (folder / "upwell.toml").write_text(spec.format(15))
+    assert load(folder / "upwell.toml", environment={}).collections["content"].slo.threshold_seconds == 15
+    often = {"UPWELL_MONITOR_ROUND_SECONDS": "1", "UPWELL_CONNECT_HEARTBEAT_INTERVAL_MS": "200"}
+    (folder / "upwell.toml").write_text(spec.format(7.4))
+    assert load(folder / "upwell.toml", environment=often).collections["content"].slo.threshold_seconds == 7.4
+
+
 def test_one_line_says_what_is_wrong_in_a_variable(folder: Path) -> None:
     line = complaint(folder, environment={"UPWELL_SINK_POOL_SIZE": "s3cret"})
     assert "sink.pool_size" in line
