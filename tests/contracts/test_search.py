@@ -121,6 +121,7 @@ def test_view_and_search_have_the_columns_that_were_promised(connection: Connect
         "source_committed_at",
         "embedded_at",
         "is_stale",
+        "stale_since",
     ]
     metadata = ["title", "published", "price", "tags", "updated_at"]
     view = connection.execute("SELECT * FROM upwell.content").description
