@@ -4,10 +4,10 @@
 |---|---|---|---|
 | verdicts, good and bad changes | 3 days | the SLO's window | |
 | sketches of `total` | 6 hours | the SLO's window | |
-| sketches of other stages, counters, slow changes | 6 hours | 3 days | the SLO's window |
+| sketches of other stages | 3 hours | 3 days | the SLO's window |
+| counters, slow changes | 6 hours | 3 days | the SLO's window |
 
-Counters of a minute lose their writers after ten minutes: they are only ever added to. A writer replaces its sketches,
-so these keep theirs until the hour is rolled up.
+What several workers wrote of a minute becomes one row after ten minutes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from schemas.freshness import Bucket, State
 
 SQL: Final = Queries.load("history")
 MERGED_AFTER: Final = timedelta(minutes=10)
+STAGE_HOURS_AFTER: Final = timedelta(hours=3)
 HOURS_AFTER: Final = timedelta(hours=6)
 DAYS_AFTER: Final = timedelta(days=3)
+#: A writer that was silent for so long does not come back to what it wrote last.
+DEAD_AFTER: Final = timedelta(days=1)
 #: Rows that one transaction deletes at most.
 BATCH_ROWS: Final = 5000
 #: What is kept for the window, by the column that says of when it is.
@@ -58,7 +61,9 @@ ROLLUPS: Final = (
     _Rollup("counters", "minute", "hour", MERGED_AFTER),
     _Rollup("counters", "hour", "hour", HOURS_AFTER),
     _Rollup("counters", "day", "day", DAYS_AFTER),
-    _Rollup("delays", "hour", "hour", HOURS_AFTER, (*STAGES, *TOTAL)),
+    _Rollup("delays", "minute", "hour", MERGED_AFTER, (*STAGES, *TOTAL)),
+    _Rollup("delays", "hour", "hour", STAGE_HOURS_AFTER, STAGES),
+    _Rollup("delays", "hour", "hour", HOURS_AFTER, TOTAL),
     _Rollup("delays", "day", "day", DAYS_AFTER, STAGES),
     _Rollup("slow_changes", "hour", "hour", HOURS_AFTER),
     _Rollup("slow_changes", "day", "day", DAYS_AFTER),
@@ -127,6 +132,7 @@ def _roll_up(connection: Connection, rollup: _Rollup, at: datetime) -> None:
         "unit": rollup.unit,
         "batch": rollup.batch,
         "before": at - rollup.after,
+        "dead": at - DEAD_AFTER,
         "stages": list(rollup.stages),
     }
     for (first,) in connection.execute(SQL[f"due_{rollup.rows}"], asked).fetchall():

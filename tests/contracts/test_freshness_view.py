@@ -32,7 +32,8 @@ def evaluate(connection: Connection, **changed: Any) -> None:
         **changed,
     }
     connection.execute(
-        "INSERT INTO upwell.evaluation (collection, lineage, evaluated_at, verdict, reason, threshold_seconds, watermark, "
+        "INSERT INTO upwell.evaluation "
+        "(collection, lineage, evaluated_at, verdict, reason, threshold_seconds, watermark, "
         "source_ahead_seconds, pending, dead_letters, delay, slo) VALUES (%(collection)s, 1, "
         "clock_timestamp() - make_interval(secs => %(age)s), %(verdict)s, %(reason)s, 30, "
         "clock_timestamp() - make_interval(secs => %(watermark_age)s), %(ahead)s, 3, 2, %(delay)s, %(slo)s) "
@@ -117,7 +118,8 @@ def test_slo_and_delays_have_columns_of_their_own(connection: Connection) -> Non
     slo = slo_status(Slo(), [Bucket(now - timedelta(minutes=2), fresh=1, good=99, bad=1)], now).as_json()
     evaluate(connection, slo=slo, delay={"p50": 0.1, "p95": 0.5, "p99": 0.9, "max": 2.5})
     row = connection.execute(
-        "SELECT sli, objective, budget_remaining_ratio, burn_rates, delay_p50_seconds, delay_p99_seconds, delay_max_seconds, "
+        "SELECT sli, objective, budget_remaining_ratio, burn_rates, "
+        "delay_p50_seconds, delay_p99_seconds, delay_max_seconds, "
         "pending, dead_letters FROM upwell.freshness WHERE collection = 'content'"
     ).fetchone()
     assert row is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from connectors.postgres.history import add_verdicts, keep_history, read_buckets
 from connectors.postgres.read import read_report
+from connectors.postgres.store import PostgresStore
 from schemas.freshness import Bucket, State
 from schemas.spec import Slo
 from streams.freshness.sketches import freeze, merged, new_sketch, summary
@@ -100,7 +102,8 @@ def test_rows_are_read_from_since_on_and_the_one_before(connection: Connection) 
 def fill_minutes(connection: Connection, first: datetime, last: datetime) -> None:
     """Every minute but each seventh: verdicts of all four kinds, changes, some in minutes without a verdict."""
     connection.execute(
-        "INSERT INTO upwell.freshness_history SELECT c, m, 1, (v IN (2, 3, 4, 6))::int, (v = 1)::int, (v = 7)::int, "
+        "INSERT INTO upwell.freshness_history "
+        "SELECT c, m, 1, (v IN (2, 3, 4, 6))::int, (v = 1)::int, (v = 7)::int, "
         "(v = 5)::int, n %% 50, n, n %% 13, n %% 3 FROM unnest('{content,customers}'::text[]) c, "
         "(SELECT m, n, n %% 9 AS v FROM (SELECT m, extract(epoch FROM m)::bigint / 60 %% 100000 AS n "
         "FROM generate_series(%s::timestamptz, %s, '1 min') m) g) h WHERE n %% 7 <> 0",
@@ -254,13 +257,28 @@ def test_other_stages_and_counters_become_days(connection: Connection) -> None:
     assert connection.execute("SELECT count(*), max(minute) FROM upwell.counter").fetchone() == (2, day)
 
 
-def test_counters_lose_their_writers_first_and_sketches_keep_theirs(connection: Connection) -> None:
+def test_minutes_lose_their_writers_after_ten_minutes(connection: Connection) -> None:
     fill_measures(connection, NOON - 30 * MINUTE, NOON)
     keep_history(connection, WINDOWS, NOON)
     query = "SELECT count(DISTINCT minute), count(*) FROM upwell.{} WHERE writer {} ''"
-    assert connection.execute(query.format("counter", "=").encode()).fetchone() == (20, 40)
-    assert connection.execute(query.format("counter", "<>").encode()).fetchone() == (10, 40)
-    assert connection.execute(query.format("delay", "=").encode()).fetchone() == (0, 0)
+    for table in ("counter", "delay"):
+        assert connection.execute(query.format(table, "=").encode()).fetchone() == (20, 40), table
+        assert connection.execute(query.format(table, "<>").encode()).fetchone() == (10, 40), table
+
+
+def test_sketches_that_a_writer_may_replace_are_left_alone(connection: Connection) -> None:
+    """A sink that was away for hours: what the worker holds of its last minutes comes again, whole."""
+    last = NOON - timedelta(hours=8)
+    fill_measures(connection, last - 10 * MINUTE, last)
+    keep_history(connection, WINDOWS, NOON)
+    query = "SELECT count(DISTINCT minute) FROM upwell.delay WHERE writer <> ''"
+    assert connection.execute(query).fetchone() == (4,), "the newest and three minutes before it"
+    connection.execute("INSERT INTO upwell.delay VALUES ('content', %s, 'total', 'a@1', '{}')", (NOON,))
+    keep_history(connection, WINDOWS, NOON)
+    rows = connection.execute(f"{query} AND writer = 'a@1' AND minute < %s".encode(), (NOON,)).fetchone()
+    assert rows == (0,), "it has gone on"
+    keep_history(connection, WINDOWS, NOON + timedelta(days=1))
+    assert connection.execute(query).fetchone() == (1,), "and the other is dead"
 
 
 def test_the_ten_slowest_of_an_hour_and_then_of_a_day_stay(connection: Connection) -> None:
@@ -282,6 +300,35 @@ def test_the_ten_slowest_of_an_hour_and_then_of_a_day_stay(connection: Connectio
     assert [seconds for at, seconds in rows if at == hour_of(recent)] == [
         float(n * 10 + 5) for n in range(13, 3, -1)
     ]
+
+
+async def test_a_sketch_is_packed_on_its_way_in_and_whole_on_its_way_out(
+    dsn: str, connection: Connection
+) -> None:
+    """Also beside one that a worker of before has written."""
+    now = datetime.now(UTC)
+    minute = now.replace(second=0, microsecond=0)
+    made, other = new_sketch(), new_sketch()
+    for number in range(1, 200):
+        made.add(number * 0.01, number)
+        other.add(number * 0.02)
+    store = await PostgresStore.open(dsn, writer="w")
+    await store.flush_measures({}, {("content", minute, "total"): freeze(made)}, {})
+    await store.close()
+    size = "SELECT octet_length(sketch::text) FROM upwell.delay"
+    (packed,) = connection.execute(size).fetchone() or (0,)
+    assert packed < len(json.dumps(freeze(made))) * 0.8
+    assert read_report(connection, timedelta(minutes=5)).sketches[0].sketch == freeze(made)
+    connection.execute(
+        "INSERT INTO upwell.delay VALUES ('content', %s, 'total', 'old@1', %s)",
+        (minute, Jsonb(freeze(other))),
+    )
+    whole = merged([freeze(made), freeze(other)])
+    for at in (now, now + timedelta(days=1)):
+        keep_history(connection, WINDOWS, at)
+        (found,) = read_report(connection, timedelta(days=2)).sketches
+        assert summary(merged([found.sketch])) == pytest.approx(summary(whole))
+    assert connection.execute("SELECT count(*), max(writer) FROM upwell.delay").fetchone() == (1, "")
 
 
 # -- deleted
@@ -349,3 +396,110 @@ def test_the_workers_role_is_enough(server: Server, dsn: str, connection: Connec
         add_verdicts(mine, NOON, {"content": (FRESH, 1.0, 0)})
         assert keep_history(mine, WINDOWS, NOON)
         assert buckets(mine)
+
+
+# -- how large it is
+
+FILL: Final = """
+CREATE TEMP TABLE wide AS
+SELECT n, (SELECT string_agg(key || ':' || (1 + (key * n) % 9)::float8, ' ')
+             FROM (SELECT DISTINCT (n * 7 + (random() + random() + random()) * bins)::int AS key
+                     FROM generate_series(1, bins)) k) AS keys, bins
+  FROM generate_series(1, 40) n, unnest('{25,35,90}'::int[]) bins;
+CREATE TEMP VIEW sketched AS
+SELECT n, bins, jsonb_build_object('bins', keys, 'zero', 0, 'sum', n * 1.2345678901234, 'min', 0.01234567890123,
+       'max', n * 2.345678901234) AS sketch FROM wide;
+
+INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds)
+SELECT 'collection_' || n, 'shop.table_' || n, '{id}', 30 FROM generate_series(3, 10) n;
+CREATE TEMP TABLE c AS SELECT name, row_number() OVER (ORDER BY name) AS c FROM upwell.collection;
+
+-- Verdicts in minutes for three days and an hour, in hours before.
+INSERT INTO upwell.freshness_history
+SELECT name, at, 60, 58, 1, 0, 1, 12.5, 345, 5000, 7 FROM c,
+       generate_series(:at - interval '30 days', :at - interval '3 days 2 hours', '1 hour') at;
+INSERT INTO upwell.freshness_history (collection, bucket, fresh, staleness_max_seconds, pending_max, good, bad)
+SELECT name, at, 1, 4.5, 12, 80, 1 FROM c, generate_series(:at - interval '3 days 1 hour', :at, '1 min') at;
+
+-- Two workers, six stages: their own rows of half an hour, minutes of seven hours (of four but for `total`), hours of
+-- three days and a half, then days but for `total`.
+INSERT INTO upwell.delay
+SELECT name, at, stage, '', sketch FROM c, unnest('{capture,queue,wait,embed,write,total}'::text[]) stage,
+       generate_series(:at - interval '30 days', :at - interval '5 hours', '1 hour') WITH ORDINALITY AS t(at, n)
+  JOIN sketched s ON bins = 90 AND s.n = 1 + t.n % 40
+ WHERE CASE stage WHEN 'total' THEN at < :at - interval '7 hours' ELSE at > :at - interval '3 days 12 hours' END;
+INSERT INTO upwell.delay
+SELECT name, at, stage, '', sketch FROM c, unnest('{capture,queue,wait,embed,write}'::text[]) stage,
+       generate_series(:at - interval '30 days 12 hours', :at - interval '4 days 12 hours', '1 day')
+       WITH ORDINALITY AS t(at, n)
+  JOIN sketched s ON bins = 90 AND s.n = 1 + t.n % 40;
+INSERT INTO upwell.delay
+SELECT name, at, stage, '', sketch FROM c, unnest('{capture,queue,wait,embed,write,total}'::text[]) stage,
+       generate_series(:at - interval '7 hours', :at - interval '31 min', '1 min') WITH ORDINALITY AS t(at, n)
+  JOIN sketched s ON bins = 35 AND s.n = 1 + t.n % 40
+ WHERE stage = 'total' OR at >= :at - interval '4 hours';
+INSERT INTO upwell.delay
+SELECT name, at, stage, writer, sketch FROM c, unnest('{capture,queue,wait,embed,write,total}'::text[]) stage,
+       unnest('{worker-0@1764000000,worker-1@1764000000}'::text[]) writer,
+       generate_series(:at - interval '30 min', :at, '1 min') WITH ORDINALITY AS t(at, n)
+  JOIN sketched s ON bins = 25 AND s.n = 1 + t.n % 40;
+
+-- Eight counters.
+INSERT INTO upwell.counter
+SELECT name, at, 'outcome_' || k, writer, 12 FROM c, generate_series(1, 8) k,
+       unnest('{worker-0@1764000000,worker-1@1764000000}'::text[]) writer,
+       generate_series(:at - interval '30 min', :at, '1 min') at;
+INSERT INTO upwell.counter
+SELECT name, at, 'outcome_' || k, '', 12 FROM c, generate_series(1, 8) k,
+       generate_series(:at - interval '7 hours', :at - interval '31 min', '1 min') at;
+INSERT INTO upwell.counter
+SELECT name, at, 'outcome_' || k, '', 12 FROM c, generate_series(1, 8) k,
+       generate_series(:at - interval '3 days 12 hours', :at - interval '8 hours', '1 hour') at;
+INSERT INTO upwell.counter
+SELECT name, at, 'outcome_' || k, '', 12 FROM c, generate_series(1, 8) k,
+       generate_series(:at - interval '30 days 12 hours', :at - interval '4 days 12 hours', '1 day') at;
+
+-- Three slow changes a minute.
+INSERT INTO upwell.slow_change
+SELECT name, at, '[' || k * 1234567 || ']', k, at, at,
+       '{"capture": 0.0312, "queue": 0.0123, "wait": 1.2345, "embed": 0.0456, "write": 0.0078}'
+  FROM c, generate_series(1, 3) k, generate_series(:at - interval '7 hours', :at, '1 min') at;
+INSERT INTO upwell.slow_change
+SELECT name, at, '[' || k * 1234567 || ']', k, at, at,
+       '{"capture": 0.0312, "queue": 0.0123, "wait": 1.2345, "embed": 0.0456, "write": 0.0078}'
+  FROM c, generate_series(1, 10) k,
+       generate_series(:at - interval '3 days 12 hours', :at - interval '8 hours', '1 hour') at;
+"""
+FRESHNESS_TABLES: Final = (
+    *(
+        "watermark",
+        "evaluation",
+        "freshness_history",
+        "delay",
+        "counter",
+        "slow_change",
+        "blocked",
+        "monitor",
+    ),
+    *("canary_seen", "gap", "canary_reference"),
+)
+
+
+def test_thirty_days_of_ten_collections_are_small(connection: Connection) -> None:
+    """The steady state, an hour after it was last rolled up, which is then done: what was rolled up before is filled in
+    as it was left, for a roll-up of it changes nothing (tested above). VACUUM is what autovacuum does. 25 bins are some
+    40 changes a minute, worker and collection."""
+    connection.execute("SELECT setseed(0.5)")
+    connection.execute(FILL.replace(":at", f"'{NOON.isoformat()}'::timestamptz").encode())
+    assert keep_history(connection, {f"collection_{n}": 30 for n in range(3, 11)} | WINDOWS, NOON)
+    connection.execute("VACUUM ANALYZE")
+    sizes = {
+        table: (
+            connection.execute("SELECT pg_total_relation_size(%s)", (f"upwell.{table}",)).fetchone() or (0,)
+        )[0]
+        for table in FRESHNESS_TABLES
+    }
+    print({table: f"{size / 1e6:.1f} MB" for table, size in sizes.items()})
+    assert sum(sizes.values()) < 50e6, sizes
+    minutes = connection.execute("SELECT count(*) FROM upwell.delay WHERE writer <> ''").fetchone()
+    assert minutes == (2 * 6 * 10 * 11,), "ten minutes of the workers' own"

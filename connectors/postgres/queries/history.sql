@@ -96,22 +96,29 @@ SELECT collection, minute, name, '', sum(value) FROM due GROUP BY collection, mi
 ON CONFLICT (collection, minute, name, writer) DO UPDATE SET value = c.value + excluded.value
 
 -- name: due_delays
-SELECT DISTINCT date_trunc(%(batch)s, minute, 'UTC') AS first FROM upwell.delay
+-- A writer replaces its sketches of the last minutes: they are settled once it has gone on (`HELD` of measures.py), or has
+-- not for a day.
+WITH gone_on AS MATERIALIZED (SELECT writer, max(minute) - interval '3 minutes' AS to_minute FROM upwell.delay GROUP BY writer)
+SELECT DISTINCT date_trunc(%(batch)s, minute, 'UTC') AS first FROM upwell.delay d JOIN gone_on g USING (writer)
  WHERE minute < date_trunc(%(unit)s, %(before)s::timestamptz, 'UTC') AND stage = ANY(%(stages)s::text[])
-   AND (writer <> '' OR minute <> date_trunc(%(unit)s, minute, 'UTC'))
+   AND (writer <> '' AND (minute < g.to_minute OR minute < %(dead)s)
+        OR writer = '' AND minute <> date_trunc(%(unit)s, minute, 'UTC'))
  ORDER BY first
 
 -- name: roll_delays
 -- The merge of read.sql's `sketches`: bins of the same key add up. Within the statement a sketch goes and comes whole.
-WITH due AS (
-    DELETE FROM upwell.delay
-     WHERE minute >= %(first)s AND minute < %(first)s::timestamptz + ('1 ' || %(batch)s)::interval
+WITH gone_on AS MATERIALIZED (
+    SELECT writer, max(minute) - interval '3 minutes' AS to_minute FROM upwell.delay GROUP BY writer
+), due AS (
+    DELETE FROM upwell.delay d USING gone_on g
+     WHERE g.writer = d.writer AND (d.writer = '' OR minute < g.to_minute OR minute < %(dead)s)
+       AND minute >= %(first)s AND minute < %(first)s::timestamptz + ('1 ' || %(batch)s)::interval
        AND minute < date_trunc(%(unit)s, %(before)s::timestamptz, 'UTC') AND stage = ANY(%(stages)s::text[])
-    RETURNING collection, date_trunc(%(unit)s, minute, 'UTC') AS minute, stage, sketch
+    RETURNING d.collection, date_trunc(%(unit)s, d.minute, 'UTC') AS minute, d.stage, d.sketch
 ), bins AS (
-    SELECT collection, minute, stage, jsonb_object_agg(key, weight) AS bins
-      FROM (SELECT d.collection, d.minute, d.stage, b.key, sum(b.value::float8) AS weight
-              FROM due d CROSS JOIN jsonb_each_text(d.sketch -> 'bins') AS b
+    SELECT collection, minute, stage, string_agg(key || ':' || weight, ' ') AS bins
+      FROM (SELECT d.collection, d.minute, d.stage, b.key, sum(b.weight) AS weight
+              FROM due d CROSS JOIN upwell.sketch_bins(d.sketch) AS b
              GROUP BY d.collection, d.minute, d.stage, b.key) AS summed
      GROUP BY collection, minute, stage
 ), rest AS (
@@ -121,7 +128,7 @@ WITH due AS (
 )
 INSERT INTO upwell.delay (collection, minute, stage, writer, sketch)
 SELECT r.collection, r.minute, r.stage, '',
-       jsonb_build_object('bins', coalesce(b.bins, '{}'), 'zero', r.zero, 'sum', r.sum, 'min', r.min, 'max', r.max)
+       jsonb_build_object('bins', coalesce(b.bins, ''), 'zero', r.zero, 'sum', r.sum, 'min', r.min, 'max', r.max)
   FROM rest r LEFT JOIN bins b ON (b.collection, b.minute, b.stage) = (r.collection, r.minute, r.stage)
 
 -- name: due_slow_changes

@@ -135,7 +135,8 @@ GRANT INSERT, UPDATE, DELETE ON upwell.position, upwell.pending, upwell.dead_let
 GRANT INSERT ON upwell.audit TO upwell_worker;
 GRANT DELETE ON upwell.topic TO upwell_worker;
 GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.collection TO upwell_worker;
-GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int), upwell.drop_canary_audit() TO upwell_worker
+GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int), upwell.drop_canary_audit(),
+      upwell.sketch_bins(jsonb) TO upwell_worker
 
 -- name: grant_worker_collection
 GRANT SELECT, INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker

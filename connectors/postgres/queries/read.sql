@@ -38,8 +38,8 @@ WITH minutes AS MATERIALIZED (
      WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
 ), bins AS (
     SELECT collection, stage, jsonb_object_agg(key, weight) AS bins
-      FROM (SELECT m.collection, m.stage, b.key, sum(b.value::float8) AS weight
-              FROM minutes m CROSS JOIN jsonb_each_text(m.sketch -> 'bins') AS b
+      FROM (SELECT m.collection, m.stage, b.key, sum(b.weight) AS weight
+              FROM minutes m CROSS JOIN upwell.sketch_bins(m.sketch) AS b
              GROUP BY m.collection, m.stage, b.key) AS summed
      GROUP BY collection, stage
 ), rest AS (
