@@ -104,8 +104,13 @@ class WorkerStore(IntakeStore, EmbedStore, Protocol):
         self,
         counters: Mapping[tuple[str, datetime, str], int],
         sketches: Mapping[tuple[str, datetime, str], Mapping[str, object]],
+        judged: Mapping[tuple[str, datetime], tuple[int, int]],
     ) -> None:
-        """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name."""
+        """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name.
+
+        `judged`: good and bad changes to add to the history of (collection, minute), whoever else adds to it. All or
+        nothing is written.
+        """
         ...
 
     async def close(self) -> None:

@@ -90,6 +90,10 @@ class Sink(Protocol):
         """(action, key) of the audit."""
         ...
 
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        """(minute, good, bad) of the history, in order."""
+        ...
+
     async def expire_leases(self) -> None: ...
 
     async def restore_positions(self, at: TopicPartition, offset: int) -> None:
@@ -135,6 +139,10 @@ class FakeSink:
 
     async def actions(self) -> list[tuple[str, str | None]]:
         return [(row["action"], row["key"]) for row in self.store.audit]
+
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        found = self.store.judged.items()
+        return sorted((minute, *counts) for (name, minute), counts in found if name == collection)
 
     async def expire_leases(self) -> None:
         for row in self.store.pending.values():
@@ -201,6 +209,10 @@ class PostgresSink:
         return [
             (row[0], row[1]) for row in await self.rows("SELECT action, key FROM upwell.audit ORDER BY at")
         ]
+
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        query = "SELECT bucket, good, bad FROM upwell.freshness_history WHERE collection = %s ORDER BY bucket"
+        return [(row[0], row[1], row[2]) for row in await self.rows(query, collection)]
 
     async def expire_leases(self) -> None:
         await self.rows(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from connectors.postgres.store import PostgresStore
 from schemas.change import Outcome, TopicPartition, Version
 from schemas.errors import (
     Conflict,
@@ -15,9 +17,10 @@ from schemas.errors import (
     PositionConflict,
     UnresolvedPlaceholder,
     UnusableVector,
+    UpwellError,
 )
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, Lane, OffsetRange, WriteOutcome
-from tests.contracts.sinks import Sink
+from tests.contracts.sinks import PostgresSink, Sink
 from tests.contracts.steps import (
     AT,
     change,
@@ -474,9 +477,51 @@ async def test_what_was_neither_applied_nor_deleted_is_audited_as_ranges(sink: S
 
 async def test_measures_add_up_and_sketches_replace(sink: Sink) -> None:
     place = ("content", when(10), "chunks_encoded")
-    await sink.store.flush_measures({place: 2}, {("content", when(10), "total"): {"bins": {"1": 1}}})
-    await sink.store.flush_measures({place: 3}, {("content", when(10), "total"): {"bins": {"1": 2}}})
-    await sink.store.flush_measures({}, {})
+    await sink.store.flush_measures({place: 2}, {("content", when(10), "total"): {"bins": {"1": 1}}}, {})
+    await sink.store.flush_measures({place: 3}, {("content", when(10), "total"): {"bins": {"1": 2}}}, {})
+    await sink.store.flush_measures({}, {}, {})
+
+
+async def test_good_and_bad_changes_add_up_in_the_history(sink: Sink) -> None:
+    await sink.store.flush_measures({}, {}, {("content", when(10)): (2, 1), ("content", when(10, 1)): (1, 0)})
+    await sink.store.flush_measures({}, {}, {("content", when(10)): (3, 4), ("customers", when(10)): (0, 1)})
+    assert await sink.judged() == [(when(10), 5, 5), (when(10, 1), 1, 0)]
+    assert await sink.judged("customers") == [(when(10), 0, 1)]
+
+
+async def test_a_removed_collection_keeps_no_other_from_being_counted(postgres: PostgresSink) -> None:
+    await postgres.store.flush_measures(
+        {("gone", when(10), "n"): 1}, {}, {("gone", when(10)): (2, 1), ("content", when(10)): (1, 0)}
+    )
+    assert await postgres.judged() == [(when(10), 1, 0)]
+
+
+async def test_a_flush_that_fails_has_counted_nothing(postgres: PostgresSink) -> None:
+    """So that it can be given back, and counted once."""
+    with pytest.raises(UpwellError):
+        await postgres.store.flush_measures(
+            {("content", when(10), "n"): 1},
+            {},
+            {("content", when(10)): (1, 0), ("content", when(11)): (2**63, 0)},
+        )
+    assert await postgres.judged() == []
+    assert await postgres.rows("SELECT * FROM upwell.counter") == []
+
+
+async def test_two_workers_that_flush_the_same_minutes_do_not_deadlock(dsn: str) -> None:
+    """Their minutes come in the order in which they were measured, the locks are taken in that of the key."""
+    minutes = [when(10, minute) for minute in range(30)]
+    stores = [await PostgresStore.open(dsn, writer=f"w{number}") for number in range(2)]
+    orders = [minutes, minutes[::-1]]
+
+    async def flush(store: PostgresStore, order: list[datetime]) -> None:
+        for _ in range(20):
+            await store.flush_measures({}, {}, {("content", minute): (1, 0) for minute in order})
+
+    await asyncio.gather(*(flush(store, order) for store, order in zip(stores, orders, strict=True)))
+    assert await PostgresSink(stores[0], dsn).judged() == [(minute, 40, 0) for minute in minutes]
+    for store in stores:
+        await store.close()
 
 
 async def test_the_earliest_deadline_is_claimed_first(sink: Sink) -> None:

@@ -109,6 +109,7 @@ class FakeStore:
     watermarks: dict[str, datetime] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
+    judged: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     closed: bool = False
@@ -448,12 +449,18 @@ class FakeStore:
         self.problems = list(problems)
 
     async def flush_measures(
-        self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]
+        self,
+        counters: Mapping[Place, int],
+        sketches: Mapping[Place, Mapping[str, object]],
+        judged: Mapping[tuple[str, datetime], tuple[int, int]],
     ) -> None:
         self._refusal(after_commit=False)
         for place, number in counters.items():
             self.counters[place] = self.counters.get(place, 0) + number
         self.sketches.update(sketches)
+        for minute, (good, bad) in judged.items():
+            before = self.judged.get(minute, (0, 0))
+            self.judged[minute] = (before[0] + good, before[1] + bad)
 
     async def close(self) -> None:
         self.closed = True

@@ -331,6 +331,16 @@ SELECT u.collection, u.minute, u.stage, %(writer)s, u.sketch
        AS u(collection, minute, stage, sketch)
 ON CONFLICT (collection, minute, stage, writer) DO UPDATE SET sketch = excluded.sketch
 
+-- name: add_judged
+-- Many write to a row, all in the order of its key. A collection that was removed meanwhile has no history any more.
+INSERT INTO upwell.freshness_history AS h (collection, bucket, good, bad)
+SELECT u.collection, u.minute, u.good, u.bad
+  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(good)s::bigint[], %(bad)s::bigint[])
+       AS u(collection, minute, good, bad)
+  JOIN upwell.collection c ON c.name = u.collection
+ ORDER BY u.collection, u.minute
+ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, bad = h.bad + excluded.bad
+
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 
