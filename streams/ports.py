@@ -55,8 +55,9 @@ class EmbedStore(Protocol):
         backfill_share: float,
         lease_seconds: float,
     ) -> Sequence[Claim]:
-        """Take up to `limit` pending rows of `generations` (collection, number), earliest deadline first,
-        `backfill_share` of them from the backfill lane.
+        """Take up to `limit` pending rows of `generations` (collection, number): live ones whose deadline has not
+        passed, the earliest first; after them the late ones, `LATE_SHARE` of the live ones at least; `backfill_share`
+        of all from the backfill lane. A deadline is `pending_since` and the collection's own threshold.
 
         Each claim has a fresh token; rows leased by others and not expired are skipped. No lock is held afterwards.
         """

@@ -17,7 +17,7 @@ from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
 from schemas.errors import GenerationDropped, UpwellError
-from schemas.sink import Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
+from schemas.sink import LATE_SHARE, Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
 
 SQL: Final = Queries.load("sink")
 Connection = psycopg.AsyncConnection[Any]
@@ -45,13 +45,15 @@ class EmbedTransactions:
             "slot": slot,
             "limit": limit,
             "reserved": int(limit * backfill_share + random.random()),
+            "late_share": LATE_SHARE,
+            "chance": random.random(),
             "lease_seconds": lease_seconds,
         }
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
                 documents = await self._documents(connection, rows)
-        rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12]))
+        rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12] <= row[10], row[12]))
         return [_claim(row, documents[row[0], row[2]]) for row in rows if (row[0], row[2]) in documents]
 
     async def _documents(

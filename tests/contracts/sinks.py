@@ -104,6 +104,10 @@ class Sink(Protocol):
 
     async def violations(self) -> int: ...
 
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        """As a migrate, for what comes from now on."""
+        ...
+
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         """A second generation that is being filled; what is stored is not pending in it."""
         ...
@@ -152,6 +156,9 @@ class FakeSink:
 
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        self.store.thresholds[collection] = seconds
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         self.store.generation_infos.append(
@@ -226,6 +233,10 @@ class PostgresSink:
 
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        query = "UPDATE upwell.collection SET threshold_seconds = %s WHERE name = %s"
+        await self.rows(query, seconds, collection)
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         await self.rows(
