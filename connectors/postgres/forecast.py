@@ -25,8 +25,8 @@ ENOUGH_TEXTS: Final = 20
 
 
 def read_queue(connection: Connection, *, blocks: int = BLOCKS) -> QueueReading:
-    """What `streams.freshness.forecast.forecast_of` computes from. Cheap, however much waits: of more than `blocks` blocks
-    of `pending` that many are sampled, and counts are estimates.
+    """What `streams.freshness.forecast.forecast_of` computes from. Cheap, however much waits: where `pending`
+    has more than `blocks` blocks that many are sampled, and counts are estimates.
 
     Raises SinkUnavailable.
     """

@@ -59,7 +59,8 @@ async def test_rates_and_workers(postgres: PostgresSink, connection: Connection)
     measures.worked("content", now, 30, 3.0)
     measures.worked("customers", now, 10, 1.0)
     measures.worked("canary", now, 500, 1.0)
-    plan = IntakePlan(writes=[change(n, n, "a", since=now) for n in range(9)])
+    loaded = change(9, 9, "a", lane=Lane.BACKFILL)
+    plan = IntakePlan(writes=[*(change(n, n, "a", since=now) for n in range(9)), loaded])
     measures.taken_in("content", [], plan, now - timedelta(seconds=60))
     await flush(postgres, measures)
     reading = read_queue(connection)
@@ -86,14 +87,14 @@ async def test_much_is_sampled_and_little_is_read(postgres: PostgresSink, connec
     connection.execute(
         'INSERT INTO upwell.pending (collection, generation, key, lineage, "offset", lane, deadline, changes, '
         "taken_in_at) SELECT 'content', 1, n::text, 1, n, 'live', "
-        "clock_timestamp() + (n % 60 - 30) * interval '1 s', 1, clock_timestamp() FROM generate_series(1, 20000) n"
+        "clock_timestamp() + (n % 60 - 30) * interval '1 s', 1, clock_timestamp() FROM generate_series(1, 10000) n"
     )
-    found = read_queue(connection, blocks=100).collections[0]
-    assert found.pending == pytest.approx(20_000, rel=0.4)
-    assert found.late == pytest.approx(10_000, rel=0.4)
-    assert len(found.waiting) == 20
-    assert read_queue(connection).collections[0].pending == 20_000
-    plan = connection.execute("EXPLAIN (FORMAT JSON) " + SQL["queue"].as_string(), {"blocks": 100}).fetchone()
+    found = read_queue(connection, blocks=60).collections[0]
+    assert found.pending == pytest.approx(10_000, rel=0.6)
+    assert found.late == pytest.approx(5000, rel=0.6)
+    assert 18 <= len(found.waiting) <= 20
+    assert read_queue(connection).collections[0].pending == 10_000
+    plan = connection.execute("EXPLAIN (FORMAT JSON) " + SQL["queue"].as_string(), {"blocks": 60}).fetchone()
     assert plan is not None
     assert "Sample Scan" in str(plan[0])
     assert "Seq Scan on pending" not in str(plan[0])

@@ -102,6 +102,10 @@ OVERLOADED = {
         QueuedCollection("content", 30, backfill=50_000, arrivals_per_second=18), rate=20
     ),
     "a burst in the slack one": queue(TIGHT, replace(SLACK, waiting=[(295.0, 10_000)])),
+    "what is late takes its share": queue(
+        QueuedCollection("content", 30, late=20_000, arrivals_per_second=9),
+        replace(TIGHT, arrivals_per_second=9),
+    ),
     "three": queue(
         replace(TIGHT, arrivals_per_second=8),
         QueuedCollection("content", 60, arrivals_per_second=8),
@@ -167,7 +171,7 @@ def test_what_is_late_already_is_missed_now() -> None:
 
 def test_without_a_worker_the_first_deadline_is_missed() -> None:
     reading = queue(replace(TIGHT, waiting=[(4.0, 1), (9.0, 2)]), SLACK, rate=0, workers=0)
-    found = of(reading)
+    found = of(replace(reading, texts_per_second=None))
     assert (found["tight"].missed_in_seconds, found["slack"].missed_in_seconds) == (4, 300)
     assert (found["tight"].eta_seconds, found["slack"].eta_seconds) == (None, 0)
     assert found["tight"].sentence == (
@@ -201,6 +205,18 @@ def test_a_burst_that_is_made_up_for_needs_no_more_workers() -> None:
         "content misses its 30 s threshold now: 8.0 texts a second arrive in all, 20.0 can be embedded, and the "
         "600 texts that wait take 50 s; it is made up for without more workers"
     )
+
+
+def test_more_workers_hold_it_beside_a_first_load_too() -> None:
+    reading = OVERLOADED["90 % beside a first load"]
+    wanted = of(reading)["content"].workers_wanted
+    assert wanted > 0
+    assert of(replace(reading, workers=2 + wanted))["content"].missed_in_seconds is None
+
+
+def test_nothing_is_foretold_beyond_the_horizon() -> None:
+    reading = queue(QueuedCollection("content", 30, backfill=9, arrivals_per_second=20.1))
+    assert forecast_of(reading, backfill_share=0.0)["content"].missed_in_seconds is None
 
 
 def test_the_canary_takes_its_part_and_is_not_foretold() -> None:
