@@ -94,7 +94,19 @@ class EmbedStore(Protocol):
         ...
 
 
-class WorkerStore(IntakeStore, EmbedStore, Protocol):
+class BlockedStore(Protocol):
+    """Where a worker says that a collection stands still; what it does not say again within 20 s counts as over."""
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        """It still stands still, or now does; since when is kept."""
+        ...
+
+    async def clear_blocked(self, collection: str) -> None:
+        """It goes on."""
+        ...
+
+
+class WorkerStore(IntakeStore, EmbedStore, BlockedStore, Protocol):
     """The sink as a worker process uses it."""
 
     async def set_problems(self, problems: Sequence[str]) -> None:

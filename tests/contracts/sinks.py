@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import psycopg
 
 from connectors.postgres.layout import CollectionLayout, Column
+from connectors.postgres.read import read_blocked
 from connectors.postgres.store import PostgresStore
 from schemas.change import TopicPartition, Version
 from schemas.sink import GenerationInfo
@@ -104,6 +105,10 @@ class Sink(Protocol):
 
     async def violations(self) -> int: ...
 
+    async def blocked(self) -> dict[str, str]:
+        """Reasons, by collection."""
+        ...
+
     async def set_threshold(self, collection: str, seconds: float) -> None:
         """As a migrate, for what comes from now on."""
         ...
@@ -156,6 +161,9 @@ class FakeSink:
 
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
+
+    async def blocked(self) -> dict[str, str]:
+        return dict(self.store.blocked)
 
     async def set_threshold(self, collection: str, seconds: float) -> None:
         self.store.thresholds[collection] = seconds
@@ -233,6 +241,10 @@ class PostgresSink:
 
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
+
+    async def blocked(self) -> dict[str, str]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            return {each.collection: each.reason for each in read_blocked(connection)}
 
     async def set_threshold(self, collection: str, seconds: float) -> None:
         query = "UPDATE upwell.collection SET threshold_seconds = %s WHERE name = %s"

@@ -114,6 +114,7 @@ class FakeStore:
     counters: dict[Place, int] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    blocked: dict[str, str] = field(default_factory=dict)
     closed: bool = False
     _refusals: list[tuple[Exception, bool]] = field(default_factory=list)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -460,6 +461,14 @@ class FakeStore:
     async def set_problems(self, problems: Sequence[str]) -> None:
         self._refusal(after_commit=False)
         self.problems = list(problems)
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        self._refusal(after_commit=False)
+        self.blocked[collection] = reason
+
+    async def clear_blocked(self, collection: str) -> None:
+        self._refusal(after_commit=False)
+        self.blocked.pop(collection, None)
 
     async def flush_measures(
         self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]

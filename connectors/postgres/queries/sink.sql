@@ -362,6 +362,21 @@ UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
 -- name: set_worker_problems
 UPDATE upwell.worker SET problems = %(problems)s WHERE slot = %(slot)s
 
+-- name: set_blocked
+-- `since` is that of the first time, unless it was over in between and nobody said so.
+INSERT INTO upwell.blocked AS b (collection, slot, reason) VALUES (%(collection)s, %(slot)s, %(reason)s)
+ON CONFLICT (collection, slot) DO UPDATE
+   SET reason = excluded.reason, seen_at = clock_timestamp(),
+       since = CASE WHEN b.seen_at < clock_timestamp() - %(blocked_seconds)s * interval '1 second'
+                    THEN clock_timestamp() ELSE b.since END
+
+-- name: clear_blocked
+DELETE FROM upwell.blocked WHERE collection = %(collection)s AND slot = %(slot)s
+
+-- name: clear_blocked_slot
+-- A worker that starts has not found anything yet.
+DELETE FROM upwell.blocked WHERE slot = %(slot)s
+
 -- name: make_audit_partitions
 SELECT upwell.make_audit_partitions(3, %(retention_days)s)
 
