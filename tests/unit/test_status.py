@@ -152,6 +152,7 @@ def test_what_is_late_is_said_once_with_what_will_become_of_it(settings: Setting
     assert found.problem == "content: a change waits for 90 s, the threshold is 30 s"
     assert "run 1 more worker" in found.next_step
     assert "workers' log" in found.next_step
+    assert len(findings(replace(late, forecasts=foretold(arrivals_per_second=30)), settings)) == 1
 
 
 def ask(spec: Path, monkeypatch: pytest.MonkeyPatch, seen: Facts, *words: str) -> Result:
