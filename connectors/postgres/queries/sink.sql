@@ -314,11 +314,17 @@ VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offse
         jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s::text))
 
 -- name: release_slot
-UPDATE upwell.pending
+-- What an intake transaction holds just now is for the next time: one that waits for a row must hold no other.
+UPDATE upwell.pending p
    SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
        pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
        next_changes = 0
- WHERE slot = %(slot)s AND token IS NOT NULL
+  FROM (SELECT collection, generation, key FROM upwell.pending
+         WHERE slot = %(slot)s AND token IS NOT NULL FOR UPDATE SKIP LOCKED) AS mine
+ WHERE p.collection = mine.collection AND p.generation = mine.generation AND p.key = mine.key
+
+-- name: slot_holds
+SELECT EXISTS (SELECT FROM upwell.pending WHERE slot = %(slot)s AND token IS NOT NULL)
 
 -- name: generations
 SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
