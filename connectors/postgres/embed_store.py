@@ -135,7 +135,7 @@ class EmbedTransactions:
                 await connection.execute(SQL["return_claims"], {**mine, **seconds})
 
     async def release(self, slot: str) -> int:
-        """Free all leases of a worker slot (it restarted). Returns how many. Raises Conflict if others keep the rows."""
+        """Free all leases of a worker slot (it restarted); how many. Raises Conflict if others keep the rows."""
         released, deadline = 0, time.monotonic() + RELEASE_SECONDS
         with sink_errors():
             async with self._pool.connection() as connection:
