@@ -176,6 +176,7 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             "give the changed table another name"
         )
     connection.execute(SQL["create_watermark"], {"name": layout.name})
+    connection.execute(SQL["move_deadlines"], {"collection": layout.name})
     _record(connection, layout)
     live = _live(connection, layout)
     make_embedding(connection, live)

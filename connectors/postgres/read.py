@@ -20,7 +20,15 @@ from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
-from schemas.readings import CollectionReading, PendingReading, Readings, SketchReading, WorkerReading
+from schemas.readings import (
+    BLOCKED_SECONDS,
+    BlockedReading,
+    CollectionReading,
+    PendingReading,
+    Readings,
+    SketchReading,
+    WorkerReading,
+)
 
 SQL: Final = Queries.load("read")
 
@@ -69,6 +77,14 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             sketches=[SketchReading(*row) for row in _rows(connection, "sketches", of)],
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
         )
+
+
+def read_blocked(connection: Connection) -> list[BlockedReading]:
+    """Collections that stand still, each once."""
+    with sink_errors():
+        return [
+            BlockedReading(*row) for row in _rows(connection, "blocked", {"blocked_seconds": BLOCKED_SECONDS})
+        ]
 
 
 def live_model(connection: Connection, collection: str) -> str:

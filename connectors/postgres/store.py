@@ -18,10 +18,12 @@ from connectors.postgres.capture_state import AGAIN_SECONDS, Deployment
 from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, Pool
+from connectors.postgres.intake_writes import storable
 from connectors.postgres.migrate import check_schema
 from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SlotTaken, UpwellError
+from schemas.readings import BLOCKED_SECONDS
 
 SEEN_SECONDS: Final = 5.0
 PARTITION_SECONDS: Final = 3600.0
@@ -80,6 +82,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
             if taken is None or not taken[0]:
                 raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
+            await self._held.execute(SQL["clear_blocked_slot"], {"slot": slot})
 
     async def deployment(self) -> Deployment:
         """What a worker is started for, as it is now."""
@@ -96,6 +99,21 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
     async def set_problems(self, problems: Sequence[str]) -> None:
         """Say in the sink what this worker cannot do; none says that all is well."""
         await self._run("set_worker_problems", {"slot": self._slot, "problems": Jsonb(list(problems))})
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        """Say in the sink that a collection stands still, and why; see `BlockedStore`."""
+        said = storable(" ".join(reason.split()))[:2000]
+        at = {
+            "collection": collection,
+            "slot": self._slot,
+            "reason": said,
+            "blocked_seconds": BLOCKED_SECONDS,
+        }
+        await self._run("set_blocked", at)
+
+    async def clear_blocked(self, collection: str) -> None:
+        """It goes on."""
+        await self._run("clear_blocked", {"collection": collection, "slot": self._slot})
 
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from schemas.change import Change, Undecodable
-from schemas.sink import Claim, IntakePlan
+from schemas.sink import Claim, IntakePlan, Lane
 from streams.freshness.sketches import freeze, new_sketch
 
 STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
@@ -87,6 +87,8 @@ class Measures:
                 self.delay(collection, visible_at, "capture", capture)
                 self.delay(collection, visible_at, "queue", (visible_at - event.kafka_at).total_seconds())
         for write in plan.writes:
+            if write.embed == "pending" and write.lane is Lane.LIVE:
+                self.count(collection, visible_at, "to_embed")
             if write.embed != "pending" and write.committed_since is not None:
                 seconds = (visible_at - write.committed_since).total_seconds()
                 self.visible(collection, visible_at, seconds, write.changes)
@@ -105,6 +107,11 @@ class Measures:
         self.delay(claim.collection, visible_at, "embed", embed_seconds)
         self.delay(claim.collection, visible_at, "write", since_claim - embed_seconds)
         self.visible(claim.collection, visible_at, total, max(claim.changes, 1))
+
+    def worked(self, collection: str, at: datetime, texts: int, seconds: float) -> None:
+        """The embedder was busy with texts, whatever became of them: how fast it is while it has work."""
+        self.count(collection, at, "embed_texts", texts)
+        self.count(collection, at, "embed_busy_ms", max(round(seconds * 1000), 1))
 
     def drain(self) -> Drained:
         """What to write to the sink now. Sketches of minutes that are over for `HELD` are forgotten once written."""

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import psycopg
 
 from connectors.postgres.layout import CollectionLayout, Column
+from connectors.postgres.read import read_blocked
 from connectors.postgres.store import PostgresStore
 from schemas.change import TopicPartition, Version
 from schemas.sink import GenerationInfo
@@ -108,6 +109,14 @@ class Sink(Protocol):
 
     async def violations(self) -> int: ...
 
+    async def blocked(self) -> dict[str, str]:
+        """Reasons, by collection."""
+        ...
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        """As a migrate, for what comes from now on."""
+        ...
+
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         """A second generation that is being filled; what is stored is not pending in it."""
         ...
@@ -160,6 +169,12 @@ class FakeSink:
 
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
+
+    async def blocked(self) -> dict[str, str]:
+        return dict(self.store.blocked)
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        self.store.thresholds[collection] = seconds
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         self.store.generation_infos.append(
@@ -238,6 +253,14 @@ class PostgresSink:
 
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
+
+    async def blocked(self) -> dict[str, str]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            return {each.collection: each.reason for each in read_blocked(connection)}
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        query = "UPDATE upwell.collection SET threshold_seconds = %s WHERE name = %s"
+        await self.rows(query, seconds, collection)
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         await self.rows(

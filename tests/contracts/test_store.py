@@ -529,3 +529,17 @@ async def test_the_earliest_deadline_is_claimed_first(sink: Sink) -> None:
         await take_in(sink.store, change(key, offset, f"text {key}", since=when(hour)))
     claimed = [(await claim(sink.store, 1))[0].key for _ in range(4)]
     assert claimed == ["[2]", "[4]", "[1]", "[3]"]
+
+
+# -- collections that stand still
+
+
+async def test_a_blocked_collection_is_seen_until_it_goes_on(sink: Sink) -> None:
+    assert await sink.blocked() == {}
+    await sink.store.set_blocked("content", "column 'title'\nis \x00 gone")
+    await sink.store.set_blocked("customers", "another")
+    assert "column 'title'" in (await sink.blocked())["content"]
+    await sink.store.set_blocked("content", "column 'body' is gone")
+    assert await sink.blocked() == {"content": "column 'body' is gone", "customers": "another"}
+    await sink.store.clear_blocked("content")
+    assert await sink.blocked() == {"customers": "another"}

@@ -157,6 +157,17 @@ RETURNING table_name, key_columns, (xmax = 0) AS created
 -- name: create_watermark
 INSERT INTO upwell.watermark (collection) VALUES (%(name)s) ON CONFLICT DO NOTHING
 
+-- name: move_deadlines
+-- A changed threshold holds for what waits already, as it does in every report. What a worker holds just now is nearly
+-- done; waiting for it could deadlock.
+UPDATE upwell.pending p SET deadline = w.deadline
+  FROM (SELECT p.generation, p.key, p.pending_since + c.threshold_seconds * interval '1 second' AS deadline
+          FROM upwell.pending p JOIN upwell.collection c ON c.name = p.collection
+         WHERE p.collection = %(collection)s AND p.lane = 'live' AND p.token IS NULL
+           AND p.deadline <> p.pending_since + c.threshold_seconds * interval '1 second'
+           FOR UPDATE OF p SKIP LOCKED) AS w
+ WHERE p.collection = %(collection)s AND p.generation = w.generation AND p.key = w.key
+
 -- name: insert_generation
 INSERT INTO upwell.generation
        (collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state, live_at)

@@ -54,6 +54,12 @@ SELECT r.collection, r.stage,
 -- name: workers
 SELECT slot, host, pid, started_at, seen_at, problems FROM upwell.worker ORDER BY slot
 
+-- name: blocked
+-- What no worker says any more is over.
+SELECT collection, min(slot), min(reason), max(extract(epoch FROM clock_timestamp() - since))::float8
+  FROM upwell.blocked WHERE seen_at > clock_timestamp() - %(blocked_seconds)s * interval '1 second'
+ GROUP BY collection ORDER BY collection
+
 -- name: live_model
 SELECT model FROM upwell.generation WHERE collection = %(collection)s AND state = 'live'
 
