@@ -98,6 +98,12 @@ class Sink(Protocol):
 
     async def remove_chunks(self, key: str) -> None: ...
 
+    async def publish(self, watermark: datetime, lineage: int = 1) -> None:
+        """What a monitor has published of a lineage; the newest one is 1."""
+        ...
+
+    async def violations(self) -> int: ...
+
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         """A second generation that is being filled; what is stored is not pending in it."""
         ...
@@ -136,6 +142,13 @@ class FakeSink:
 
     async def restore_positions(self, at: TopicPartition, offset: int) -> None:
         self.store.stored_positions[at] = offset
+
+    async def publish(self, watermark: datetime, lineage: int = 1) -> None:
+        if lineage == 1:
+            self.store.watermarks["content"] = watermark
+
+    async def violations(self) -> int:
+        return self.store.violations.get("content", 0)
 
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
@@ -198,6 +211,18 @@ class PostgresSink:
         await self.rows(
             "UPDATE upwell.position SET next_offset = %s WHERE topic = %s AND partition = %s", offset, *at
         )
+
+    async def publish(self, watermark: datetime, lineage: int = 1) -> None:
+        await self.rows("INSERT INTO upwell.lineage VALUES (1, 'shop_1')")
+        await self.rows(
+            "UPDATE upwell.watermark SET lineage = %s, watermark = %s WHERE collection = 'content'",
+            lineage,
+            watermark,
+        )
+
+    async def violations(self) -> int:
+        rows = await self.rows("SELECT violations FROM upwell.watermark WHERE collection = 'content'")
+        return int(rows[0][0])
 
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
