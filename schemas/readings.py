@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from schemas.freshness import Bucket, Freshness, SlowChange
+
 
 @dataclass(frozen=True, slots=True)
 class CollectionReading:
@@ -49,10 +51,22 @@ class WorkerReading:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorReading:
+    """A row of `upwell.monitor`: who evaluates, and when it was last seen."""
+
+    name: str
+    host: str
+    pid: int
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """One snapshot. Counters and sketches are of whole minutes, from the one that `since` falls into up to `at`.
 
-    `dead_letters`: open ones by collection; `counters`: sums over writers by (collection, name).
+    `dead_letters`: open ones by collection; `counters`: sums over writers by (collection, name). `freshness`: one for
+    each collection. `slow`: the slowest changes of the window, at most ten of each collection, the slowest first.
+    `buckets`: the history of each collection in the window, in order of time. The canary's collection is in none.
     """
 
     at: datetime
@@ -63,6 +77,10 @@ class Readings:
     counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sketches: Sequence[SketchReading] = ()
     workers: Sequence[WorkerReading] = ()
+    freshness: Sequence[Freshness] = ()
+    slow: Sequence[SlowChange] = ()
+    buckets: Mapping[str, Sequence[Bucket]] = field(default_factory=dict)
+    monitors: Sequence[MonitorReading] = ()
 
 
 @dataclass(frozen=True, slots=True)

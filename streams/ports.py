@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.change import TopicPartition, Undecodable
+from schemas.freshness import SlowChange
 from schemas.letters import ReplayPlan, StoredLetter
 from schemas.sink import (
     Claim,
@@ -104,8 +105,12 @@ class WorkerStore(IntakeStore, EmbedStore, Protocol):
         self,
         counters: Mapping[tuple[str, datetime, str], int],
         sketches: Mapping[tuple[str, datetime, str], Mapping[str, object]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
     ) -> None:
-        """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name."""
+        """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name.
+
+        `slow`: all of this process's slowest changes of a (collection, minute), in place of what the sink has of them.
+        """
         ...
 
     async def close(self) -> None:

@@ -130,11 +130,7 @@ def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
 
 def eta_seconds(report: Report, collection: str) -> float | None:
     """How long what is pending takes at the rate of the window; None if nothing became searchable in it."""
-    found = report.collections[collection]
-    waiting, done = sum(found.pending.values()), found.delay.count + found.backfilled
-    if not waiting:
-        return 0.0
-    return waiting * report.window_seconds / done if done else None
+    return report.collections[collection].eta_seconds
 
 
 _AWAY: Final = {

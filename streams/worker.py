@@ -203,10 +203,10 @@ class Worker:
 
     async def _flush(self) -> None:
         drained = self._measures.drain()
-        if not drained.counters and not drained.sketches:
+        if not drained.counters and not drained.sketches and not drained.slow:
             return
         try:
-            await self._parts.store.flush_measures(drained.counters, drained.sketches)
+            await self._parts.store.flush_measures(drained.counters, drained.sketches, drained.slow)
         except UpwellError:
             self._measures.give_back(drained)
             raise

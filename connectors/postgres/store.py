@@ -22,6 +22,7 @@ from connectors.postgres.migrate import check_schema
 from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SlotTaken, UpwellError
+from schemas.freshness import SlowChange
 
 SEEN_SECONDS: Final = 5.0
 PARTITION_SECONDS: Final = 3600.0
@@ -131,9 +132,12 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
                 await connection.execute(SQL[query], parameters)
 
     async def flush_measures(
-        self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]
+        self,
+        counters: Mapping[Place, int],
+        sketches: Mapping[Place, Mapping[str, object]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
     ) -> None:
-        """Add counters and replace sketches under this process's own writer name."""
+        """Add counters, replace sketches and the slowest changes, under this process's own writer name."""
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 if counters:
@@ -158,6 +162,25 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
                             "sketches": [Jsonb(sketch) for sketch in sketches.values()],
                         },
                     )
+                if slow:
+                    await connection.execute(SQL["set_slow_changes"], _slow_columns(slow, self._writer))
+
+
+def _slow_columns(
+    slow: Mapping[tuple[str, datetime], Sequence[SlowChange]], writer: str
+) -> dict[str, object]:
+    buckets = [minute for (_, minute), changes in slow.items() for _ in changes]
+    changes = [change for found in slow.values() for change in found]
+    return {
+        "writer": writer,
+        "collections": [change.collection for change in changes],
+        "buckets": buckets,
+        "keys": [change.key for change in changes],
+        "seconds": [change.seconds for change in changes],
+        "committed": [change.committed_at for change in changes],
+        "visible": [change.visible_at for change in changes],
+        "stages": [Jsonb(dict(change.stages)) for change in changes],
+    }
 
 
 def _check(dsn: str) -> None:

@@ -143,14 +143,16 @@ def verdict_strip(
             cells[cell] = _worse(cells[cell], state)
     parts = list(_strip(cells, width))
     minutes = {state: sum(_minutes(bucket)[state] for bucket in buckets) for state in WORST_FIRST}
-    told = ", ".join(f"{state.value} {_minutes_text(number)}" for state, number in minutes.items() if number)
+    counts = [f"{state.value} {_minutes_text(number)}" for state, number in minutes.items() if number]
+    told = ", ".join(counts)
     parts += [
         f'<line x1="0" x2="{width}" y1="36" y2="36" stroke="{GRID}"/>',
         _text(0, 49, _moment(begin, end), "start"),
         _text(width, 49, f"{_moment(end, begin)} UTC", "end"),
-        _text(0, 64, told or "not evaluated", "start"),
+        _text(0, 64, ", ".join(counts[:2]) or "not evaluated", "start"),
+        _text(0, 79, ", ".join(counts[2:]), "start"),
     ]
-    return _svg(title, f"{_span(begin, end)}: {told or 'not evaluated'}.", width, 70, parts)
+    return _svg(title, f"{_span(begin, end)}: {told or 'not evaluated'}.", width, 84, parts)
 
 
 def budget_bar(remaining_ratio: float | None, *, title: str = "Error budget left", width: int = WIDTH) -> str:

@@ -229,7 +229,7 @@ async def test_a_worker_can_do_its_work(server: Server, dsn: str, connection: Co
     await store.fail(claimed, UnusableVector("NaN"), None)
     await take_in(store, fence=Fence(1, 10))
     await store.release("w")
-    await store.flush_measures({}, {})
+    await store.flush_measures({}, {}, {})
     calls = iter([False, True])
     await store.keep_house(lambda: next(calls, True))
     await store.close()

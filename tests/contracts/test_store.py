@@ -474,9 +474,9 @@ async def test_what_was_neither_applied_nor_deleted_is_audited_as_ranges(sink: S
 
 async def test_measures_add_up_and_sketches_replace(sink: Sink) -> None:
     place = ("content", when(10), "chunks_encoded")
-    await sink.store.flush_measures({place: 2}, {("content", when(10), "total"): {"bins": {"1": 1}}})
-    await sink.store.flush_measures({place: 3}, {("content", when(10), "total"): {"bins": {"1": 2}}})
-    await sink.store.flush_measures({}, {})
+    await sink.store.flush_measures({place: 2}, {("content", when(10), "total"): {"bins": {"1": 1}}}, {})
+    await sink.store.flush_measures({place: 3}, {("content", when(10), "total"): {"bins": {"1": 2}}}, {})
+    await sink.store.flush_measures({}, {}, {})
 
 
 async def test_the_earliest_deadline_is_claimed_first(sink: Sink) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from schemas.change import TopicPartition, Undecodable, Version
 from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
+from schemas.freshness import SlowChange
 from schemas.sink import (
     Claim,
     EmbedWrite,
@@ -109,6 +110,7 @@ class FakeStore:
     watermarks: dict[str, datetime] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
+    slow: dict[tuple[str, datetime], Sequence[SlowChange]] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     closed: bool = False
@@ -448,12 +450,16 @@ class FakeStore:
         self.problems = list(problems)
 
     async def flush_measures(
-        self, counters: Mapping[Place, int], sketches: Mapping[Place, Mapping[str, object]]
+        self,
+        counters: Mapping[Place, int],
+        sketches: Mapping[Place, Mapping[str, object]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
     ) -> None:
         self._refusal(after_commit=False)
         for place, number in counters.items():
             self.counters[place] = self.counters.get(place, 0) + number
         self.sketches.update(sketches)
+        self.slow.update(slow)
 
     async def close(self) -> None:
         self.closed = True
