@@ -131,7 +131,9 @@ def test_a_strip_has_gaps_where_nobody_evaluated_and_the_worst_where_many_share_
     root = parsed(verdict_strip(week))
     assert len(drawn(root, "rect")) == 3
     assert "STALE 1 min, FRESH 168 h" in words(root)
-    mixed = words(parsed(verdict_strip([Bucket(NOON, minutes=60, fresh=9, stale=1, incomplete=2, unknown=3)])))
+    mixed = words(
+        parsed(verdict_strip([Bucket(NOON, minutes=60, fresh=9, stale=1, incomplete=2, unknown=3)]))
+    )
     assert "STALE 1 min, UNKNOWN 3 min" in mixed
     assert "INCOMPLETE 2 min, FRESH 9 min" in mixed
 
