@@ -144,6 +144,7 @@ def test_report_as_json_is_json_alone(sink: FakeSink, upwell: Any) -> None:
 @pytest.mark.parametrize("window", ["1", "h", "0m", "-1h", "1h30m", "9999999d", "1.5h", ""])
 def test_a_window_that_is_none_is_a_usage_error(sink: FakeSink, upwell: Any, window: str) -> None:
     assert upwell("report", "--since", window).exit_code == 2
+    assert sink.asked == []
 
 
 def test_window_is_still_understood(sink: FakeSink, upwell: Any) -> None:
@@ -217,7 +218,6 @@ def test_the_demo_prints_a_report_whatever_the_verdict(
     sink.verdict = State.UNKNOWN
     print_report(Settings(sink=SinkSettings(dsn="host=nowhere")))
     assert "content is UNKNOWN: because of <this>" in capsys.readouterr().out
-    assert sink.asked == []
 
 
 @pytest.mark.parametrize("command", [["report"], ["report", "--json"], ["search", "content", "coffee"]])
