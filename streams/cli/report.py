@@ -60,7 +60,7 @@ def _print_schema(ctx: click.Context, param: click.Parameter, asked: bool) -> No
 @click.option("--json", "json_", is_flag=True, help="For a machine: the same as --format json.")
 @click.option("--format", "format_", type=click.Choice(["text", "json", "html"]), help="[default: text]")
 @click.option("--since", type=Window(), default="1h", show_default=True, help="How far back: 30m, 1h, 7d.")
-@click.option("--window", "window", type=Window(), hidden=True)
+@click.option("--window", type=Window(), hidden=True, help="The old name of --since.")
 @click.option("--collection", metavar="C", help="Only this one.", shell_complete=collection_names)
 @click.option(
     "--fail-on",

@@ -14,7 +14,7 @@ from streams.freshness.slow import why
 
 LEFT: Final = ("collection", "verdict", "stage", "first load")
 #: A key is shown by so many letters.
-KEY_LETTERS: Final = 60
+KEY_LETTERS: Final = 40
 
 
 def render(found: Report) -> None:
@@ -33,7 +33,7 @@ def render(found: Report) -> None:
 
 
 def _verdicts(found: Report) -> Table:
-    columns = ("staleness", "threshold", "SLI", "objective", "budget left", "burn 1h", "minutes left")
+    columns = ("staleness", "threshold", "SLI", "objective", "budget left", "burn 1h", "time budget")
     made = table("Verdicts", "collection", "verdict", *columns, left=LEFT)
     for name, each in found.collections.items():
         slo = each.slo
@@ -104,7 +104,7 @@ def _work(found: Report) -> Table:
 
 
 def _notes(found: Report) -> Iterator[str]:
-    yield "SLI: share of the changes within the threshold. minutes left: error budget of minutes that are FRESH."
+    yield "SLI: share of the changes within the threshold. time budget: left of that of minutes that are FRESH."
     yield "done in: at the rate of the window. ~ also crosses the clock of Kafka Connect."
     yield "share: of the seconds spent in all stages."
     yield "applied ... other: changes. encoded, kept, copied: chunks; saved: those not encoded."

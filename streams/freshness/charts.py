@@ -195,7 +195,7 @@ class _Plot:
         return LEFT + (at - self.begin).total_seconds() / self.seconds * (self.width - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return self.bottom - max(value, 0.0) / self.top * (self.bottom - 10)
+        return self.bottom - max(value, 0.0) / self.top * (self.bottom - 16)
 
 
 Place = tuple[float, float]

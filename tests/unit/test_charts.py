@@ -66,7 +66,7 @@ def test_the_worst_of_many_points_is_drawn() -> None:
     root = parsed(chart(*values))
     points = [point.split(",") for point in (drawn(root, "polyline")[0].get("points") or "").split()]
     assert len(points) < 400
-    assert min(float(y) for _, y in points) == pytest.approx(10 + (132 - 10) * (1 - 100 / 120), abs=0.1)
+    assert min(float(y) for _, y in points) == pytest.approx(16 + (132 - 16) * (1 - 100 / 120), abs=0.1)
 
 
 def test_the_threshold_is_in_the_picture_and_said() -> None:
