@@ -60,7 +60,6 @@ def _print_schema(ctx: click.Context, param: click.Parameter, asked: bool) -> No
 @click.option("--json", "json_", is_flag=True, help="For a machine: the same as --format json.")
 @click.option("--format", "format_", type=click.Choice(["text", "json", "html"]), help="[default: text]")
 @click.option("--since", type=Window(), default="1h", show_default=True, help="How far back: 30m, 1h, 7d.")
-@click.option("--window", type=Window(), hidden=True, help="The old name of --since.")
 @click.option("--collection", metavar="C", help="Only this one.", shell_complete=collection_names)
 @click.option(
     "--fail-on",
@@ -85,7 +84,6 @@ def report(
     json_: bool,
     format_: str | None,
     since: timedelta,
-    window: timedelta | None,
     collection: str | None,
     fail_on: tuple[str, ...],
     output: Path | None,
@@ -102,7 +100,7 @@ def report(
         raise click.UsageError("--output is for --format html")
     if no_keys and form != "html":
         raise click.UsageError("--no-keys is for --format html")
-    found = read(settings_from(ctx), window or since, collection)
+    found = read(settings_from(ctx), since, collection)
     if form == "html":
         from streams.freshness.report_html import as_html
 

@@ -147,12 +147,6 @@ def test_a_window_that_is_none_is_a_usage_error(sink: FakeSink, upwell: Any, win
     assert sink.asked == []
 
 
-def test_window_is_still_understood(sink: FakeSink, upwell: Any) -> None:
-    assert upwell("report", "--window", "7d").exit_code == 0
-    assert sink.asked[-1] == (timedelta(days=7), None)
-    assert "--window" not in upwell("report", "--help").stdout
-
-
 @pytest.mark.parametrize("form", [[], ["--json"], ["--format", "html"]])
 @pytest.mark.parametrize("state", list(State))
 def test_the_exit_code_is_1_unless_all_is_fresh(
