@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 #: The collection of the canary: `upwell.canary` at the source, taken in and embedded like any other. Not in the spec.
@@ -53,6 +53,10 @@ class Bucket:
     pending_max: int = 0
     good: int = 0
     bad: int = 0
+
+    @property
+    def end(self) -> datetime:
+        return self.start + timedelta(minutes=self.minutes)
 
 
 @dataclass(frozen=True, slots=True)

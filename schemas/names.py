@@ -20,6 +20,7 @@ VIEW_COLUMNS: Final = (
     "source_committed_at",
     "embedded_at",
     "is_stale",
+    "stale_since",
 )
 
 #: Arguments and results of `upwell.search_C`, and what it uses within: a column of the name would be taken for it.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from schemas.freshness import Bucket, Freshness, SlowChange
+
+#: What no worker has said for so long is over: a blocked collection is tried again every 5 s at most.
+BLOCKED_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,16 @@ class SketchReading:
     collection: str
     stage: str
     sketch: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedReading:
+    """A collection that stands still until somebody mends what `reason` names, and for how long, as a worker says."""
+
+    collection: str
+    slot: str
+    reason: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from schemas.change import JsonValue, Origin, Outcome, TopicPartition, Undecodable, Version
 
@@ -19,6 +20,10 @@ class Lane(enum.StrEnum):
 
     LIVE = "live"
     BACKFILL = "backfill"
+
+
+#: What late changes get of the live lane's embedding while others can still be in time (ADR 0012).
+LATE_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)

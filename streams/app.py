@@ -260,6 +260,7 @@ def _intakes(
             wake=needs.wake,
             should_stop=needs.should_stop,
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
+            notices=store,
         )
         for topic, decoder in decoders.items()
     }

@@ -13,7 +13,7 @@ from connectors.postgres.source import connect_source
 from schemas.errors import GenerationMismatch, SettingsError, TemplateError
 from schemas.freshness import CANARY
 from schemas.sink import GenerationInfo
-from schemas.spec import Chunking, CollectionSpec, fingerprint
+from schemas.spec import CANARY_SPEC, Chunking, CollectionSpec, fingerprint
 from schemas.template import Template
 from streams.embed.core import chunk_hash
 from streams.ports import Encoder
@@ -24,6 +24,8 @@ Load = Callable[[str], Encoder]
 #: Rows that a plan renders and cuts, and chunks of theirs that it encodes.
 SAMPLE_ROWS: Final = 500
 SAMPLE_CHUNKS: Final = 64
+#: A worker that lives embeds one row in far less.
+CANARY_SECONDS: Final = 15.0
 #: Bytes of a dimension in table and index together.
 BYTES_PER_DIMENSION: Final = 8
 
@@ -139,6 +141,28 @@ def create(settings: Settings, name: str, load: Load) -> tuple[GenerationInfo, i
                     f"{lacking[0]} at the source, and then change the template"
                 )
         return generations.create(wanted(settings, name, load(settings.model.name)))
+
+
+def follow_canary(settings: Settings, seconds: float = CANARY_SECONDS) -> str:
+    """Make the canary use a model that a collection's live generation uses; what was done, in words, "" if nothing.
+
+    Workers fill its generation of one row in a moment; if none does within `seconds`, the next switch tries again.
+    """
+    with Generations.open(settings.sink.dsn) as generations:
+        live = [generations.fed(name)[0] for name in settings.collections]
+        canary = generations.fed(CANARY)[0]
+        if not live or canary.model in {each.model for each in live}:
+            return ""
+        like = next((each for each in live if each.model == settings.model.name), live[0])
+        made = as_specified(CANARY, CANARY_SPEC, CANARY_SPEC.chunk, like.model, like.dimension)
+        target, _ = generations.create(replace(made, number=0, state="filling"))
+        deadline = time.monotonic() + seconds
+        while not generations.switch(CANARY, target.number)[2].is_ready:
+            if time.monotonic() > deadline:
+                return f"no worker embeds the canary with {like.model} yet; it still uses {canary.model}"
+            time.sleep(0.2)
+        generations.drop(CANARY, canary.number)
+        return f"the canary uses {like.model} now"
 
 
 def plan(settings: Settings, name: str, load: Load) -> Plan:

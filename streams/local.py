@@ -1,10 +1,11 @@
-"""The whole line on one machine, as `up`, `down` and `demo` drive it: stack, sample, capture, workers."""
+"""The whole line on one machine, as `up`, `down` and `demo` drive it: stack, sample, capture, workers, monitor."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from streams.settings import Settings, read_environment_file
 Progress = Callable[[str], None]
 STOP_SECONDS: Final = 40.0
 WORKERS: Final = 2
+#: Until a monitor that was started has said where its page is.
+MONITOR_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,53 @@ class Line:
 
     @property
     def worker_log(self) -> Path:
-        return self.home / "log" / "worker.log"
-
-    @property
-    def _worker_file(self) -> Path:
-        return self.home / "worker.json"
+        return self._log("worker")
 
     def worker_running(self) -> int | None:
-        """Process id of the worker that was started here, if it still is that process."""
+        """Process id of the workers' supervisor that was started here, if it still is that process."""
+        return self._running("worker")
+
+    def start_worker(self, spec: Path | None) -> None:
+        """A detached supervisor of workers, unless it runs."""
+        if self.worker_running() is None:
+            self._start("worker", spec, "worker", "--slot", "local", "--processes", str(WORKERS))
+            self.progress(f"workers started, log in {self.worker_log}")
+
+    def stop_worker(self) -> None:
+        """SIGTERM, and SIGKILL after a while; what is not committed is taken in again at the next start."""
+        self._stop("worker")
+
+    def start_monitor(self, spec: Path | None, port: int) -> None:
+        """A detached monitor, unless it runs; on any free port if another has `port`."""
+        if self._running("monitor") is None:
+            self._start("monitor", spec, "monitor", "--port", str(port if _free(port) else 0))
+
+    def monitor_url(self, settings: Settings) -> str:
+        """Where the page of the monitor that was started here is; "" if it has not said so within a while."""
+        from connectors.postgres.capture_state import connect_sink
+
+        deadline = time.monotonic() + MONITOR_SECONDS
+        while (pid := self._running("monitor")) is not None and time.monotonic() < deadline:
+            with connect_sink(settings.sink.dsn) as sink:
+                row = sink.execute("SELECT url FROM upwell.monitor WHERE pid = %s", (pid,)).fetchone()
+            if row is not None:
+                return str(row[0])
+            time.sleep(0.1)
+        self.progress(f"the monitor does not run; see {self._log('monitor')}")
+        return ""
+
+    def stop_monitor(self) -> None:
+        self._stop("monitor")
+
+    def _log(self, name: str) -> Path:
+        return self.home / "log" / f"{name}.log"
+
+    def _file(self, name: str) -> Path:
+        return self.home / f"{name}.json"
+
+    def _running(self, name: str) -> int | None:
         try:
-            kept = json.loads(self._worker_file.read_text())
+            kept = json.loads(self._file(name).read_text())
         except (FileNotFoundError, ValueError):
             return None
         from infra.stack.processes import born
@@ -79,13 +119,10 @@ class Line:
         pid = int(kept["pid"])
         return pid if born(pid) == kept["born"] else None
 
-    def start_worker(self, spec: Path | None) -> None:
-        """A detached supervisor of workers, unless it runs."""
+    def _start(self, name: str, spec: Path | None, *arguments: str) -> None:
         from infra.stack.processes import born
 
-        if self.worker_running() is not None:
-            return
-        self.worker_log.parent.mkdir(parents=True, exist_ok=True)
+        self._log(name).parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "streams.cli"]
         if spec is not None:
             command += ["--spec", str(spec.resolve())]
@@ -94,31 +131,39 @@ class Line:
             **read_environment_file(self.home / "stack.env"),
             "UPWELL_HOME": str(self.home),
         }
-        with self.worker_log.open("ab") as log:
+        with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                [*command, "worker", "--slot", "local", "--processes", str(WORKERS)],
+                [*command, *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._worker_file.write_text(json.dumps({"pid": process.pid, "born": born(process.pid)}))
-        self.progress(f"workers started, log in {self.worker_log}")
+        self._file(name).write_text(json.dumps({"pid": process.pid, "born": born(process.pid)}))
 
-    def stop_worker(self) -> None:
-        """SIGTERM, and SIGKILL after a while; what is not committed is taken in again at the next start."""
-        pid = self.worker_running()
+    def _stop(self, name: str) -> None:
+        pid = self._running(name)
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
-            while self.worker_running() is not None and time.monotonic() < deadline:
+            while self._running(name) is not None and time.monotonic() < deadline:
                 _reap(pid)
                 time.sleep(0.05)
-            if self.worker_running() is not None:
+            if self._running(name) is not None:
                 os.kill(pid, signal.SIGKILL)
                 _reap(pid)
-        self._worker_file.unlink(missing_ok=True)
+        self._file(name).unlink(missing_ok=True)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _reap(pid: int) -> None:

@@ -56,8 +56,9 @@ class EmbedStore(Protocol):
         backfill_share: float,
         lease_seconds: float,
     ) -> Sequence[Claim]:
-        """Take up to `limit` pending rows of `generations` (collection, number), earliest deadline first,
-        `backfill_share` of them from the backfill lane.
+        """Take up to `limit` pending rows of `generations` (collection, number): live ones whose deadline has not
+        passed, the earliest first; after them the late ones, `LATE_SHARE` of the live ones at least; `backfill_share`
+        of all from the backfill lane. A deadline is `pending_since` and the collection's own threshold.
 
         Each claim has a fresh token; rows leased by others and not expired are skipped. No lock is held afterwards.
         """
@@ -94,7 +95,19 @@ class EmbedStore(Protocol):
         ...
 
 
-class WorkerStore(IntakeStore, EmbedStore, Protocol):
+class BlockedStore(Protocol):
+    """Where a worker says that a collection stands still; what it does not say again within 20 s counts as over."""
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        """It still stands still, or now does; since when is kept."""
+        ...
+
+    async def clear_blocked(self, collection: str) -> None:
+        """It goes on."""
+        ...
+
+
+class WorkerStore(IntakeStore, EmbedStore, BlockedStore, Protocol):
     """The sink as a worker process uses it."""
 
     async def set_problems(self, problems: Sequence[str]) -> None:
@@ -105,11 +118,14 @@ class WorkerStore(IntakeStore, EmbedStore, Protocol):
         self,
         counters: Mapping[tuple[str, datetime, str], int],
         sketches: Mapping[tuple[str, datetime, str], Mapping[str, object]],
-        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
+        judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
         """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name.
 
-        `slow`: all of this process's slowest changes of a (collection, minute), in place of what the sink has of them.
+        `judged`: good and bad changes to add to the history of (collection, minute), whoever else adds to it.
+        `slow`: all of this process's slowest changes of a (collection, minute), in place of what the sink has. All or
+        nothing is written.
         """
         ...
 

@@ -5,7 +5,7 @@ Each neighbour is asked by itself, so one that is away hides no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeVar
@@ -13,10 +13,13 @@ from typing import Final, TypeVar
 from connectors.debezium.connect import ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.postgres.capture_state import INCOMPLETE, SILENT_SECONDS, CaptureState, connect_sink
-from connectors.postgres.read import read_report
+from connectors.postgres.forecast import read_queue
+from connectors.postgres.read import read_blocked, read_report
 from connectors.postgres.source import connect_source, first
 from schemas.errors import UpwellError
+from schemas.readings import BlockedReading
 from streams import neighbours
+from streams.freshness.forecast import Forecast, forecast_of
 from streams.freshness.report import Report, build_report
 from streams.gaps import find_gap
 from streams.loads import records_ahead
@@ -28,6 +31,8 @@ T = TypeVar("T")
 WINDOW: Final = timedelta(minutes=5)
 #: Write-ahead log that the source keeps for the connector, before it is worth a word.
 MUCH_WAL_BYTES: Final = 1024**3
+#: A threshold that will be missed later than this is not wrong yet.
+SOON_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Facts:
     """What was seen. A neighbour that did not answer is None, and its error is in `errors` under its name.
 
     `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection. `gap`: why
-    changes are lost, "" if none are.
+    changes are lost, "" if none are. `forecasts`: by collection.
     """
 
     report: Report | None
@@ -54,6 +59,8 @@ class Facts:
     slot: Slot | None
     ahead: Mapping[str, int] | None
     gap: str = ""
+    blocked: Sequence[BlockedReading] = ()
+    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,6 +84,7 @@ def look(settings: Settings) -> Facts:
             return None
 
     report = ask("sink", lambda: _report(settings))
+    blocked, forecasts = ask("sink", lambda: _waiting(settings)) or ([], {})
     lineage = ask("sink", lambda: _lineage(settings)) if report is not None else None
     naming = None if lineage is None else Naming(settings.name, lineage)
     slot = ask("source", lambda: _slot(settings, naming))
@@ -86,12 +94,18 @@ def look(settings: Settings) -> Facts:
     ask("registry", neighbours.blocking_registry(settings).answers)
     ahead = ask("kafka", lambda: _ahead(settings, naming)) if naming is not None else None
     gap = ask("connect", lambda: _gap(settings, naming, report)) if naming is not None else None
-    return Facts(report, lineage, connector, slot, ahead, gap or "", errors)
+    return Facts(report, lineage, connector, slot, ahead, gap or "", blocked, forecasts, errors)
 
 
 def _report(settings: Settings) -> Report:
     with connect_sink(settings.sink.dsn) as connection:
         return build_report(read_report(connection, WINDOW))
+
+
+def _waiting(settings: Settings) -> tuple[Sequence[BlockedReading], Mapping[str, Forecast]]:
+    with connect_sink(settings.sink.dsn) as connection:
+        forecasts = forecast_of(read_queue(connection), backfill_share=settings.worker.backfill_share)
+        return read_blocked(connection), forecasts
 
 
 def _lineage(settings: Settings) -> int | None:
@@ -126,11 +140,6 @@ def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
             name: records_ahead(state, kafka, naming.topic(spec.table))
             for name, spec in settings.collections.items()
         }
-
-
-def eta_seconds(report: Report, collection: str) -> float | None:
-    """How long what is pending takes at the rate of the window; None if nothing became searchable in it."""
-    return report.collections[collection].eta_seconds
 
 
 _AWAY: Final = {
@@ -185,18 +194,36 @@ def _workers(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _blocked(facts: Facts, name: str) -> Iterator[Finding]:
+    for each in facts.blocked:
+        if each.collection == name:
+            yield Finding(
+                f"{name} is blocked for {each.seconds:.0f} s: {each.reason}",
+                "mend what it names (README, When something fails), then it goes on by itself; the others do meanwhile",
+            )
+
+
 def _collections(facts: Facts, settings: Settings) -> Iterator[Finding]:
     for name, found in (facts.report.collections if facts.report is not None else {}).items():
         if name not in settings.collections:
             continue
         threshold = settings.collections[name].slo.threshold_seconds
+        yield from _blocked(facts, name)
         if found.load.state == "incomplete" and facts.lineage is not None:
             yield Finding(f"{name}: its table is not loaded", "run `upwell connector apply`")
+        forecast = facts.forecasts.get(name)
         if (found.oldest_pending_seconds or 0.0) > threshold:
             yield Finding(
                 f"{name}: a change waits for {found.oldest_pending_seconds:.0f} s, the threshold is {threshold:.0f} s",
-                "see the workers' log; if they are busy, run more of them",
+                "see the workers' log; if they are busy, run more of them"
+                if forecast is None
+                else f"{forecast.sentence}; see the workers' log",
             )
+        elif (
+            forecast is not None and 0 < (forecast.missed_in_seconds or 0.0) < SOON_SECONDS and forecast.known
+        ):
+            problem, _, step = forecast.sentence.rpartition("; ")
+            yield Finding(problem, step)
         if found.dead_letters:
             yield Finding(
                 f"{name}: {found.dead_letters} dead letters",

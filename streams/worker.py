@@ -64,7 +64,7 @@ class Worker:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._measures = Measures()
+        self._measures = Measures(thresholds(parts.settings))
         self._positions: dict[TopicPartition, int] = {}
         self._stop = asyncio.Event()
         self._fatal: BaseException | None = None
@@ -203,10 +203,17 @@ class Worker:
 
     async def _flush(self) -> None:
         drained = self._measures.drain()
-        if not drained.counters and not drained.sketches and not drained.slow:
+        if drained.is_empty:
             return
         try:
-            await self._parts.store.flush_measures(drained.counters, drained.sketches, drained.slow)
-        except UpwellError:
+            await self._parts.store.flush_measures(
+                drained.counters, drained.sketches, drained.judged, drained.slow
+            )
+        except (UpwellError, asyncio.CancelledError):
             self._measures.give_back(drained)
             raise
+
+
+def thresholds(settings: Settings) -> dict[str, float]:
+    """Within how many seconds changes should be searchable, by collection."""
+    return {name: spec.slo.threshold_seconds for name, spec in settings.collections.items()}

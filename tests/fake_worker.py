@@ -1,13 +1,14 @@
 """A worker with deterministic, optionally slow, fake models: everything else is real. Starts without torch.
 
 A model `path:fake-256` has 256 dimensions, `path:missing` cannot be loaded, every other has 384.
-FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while it exists, encoding waits. FAKE_HOLD_LOAD the same
-for the loading of a `path:` model.
+FAKE_CLOCK_SECONDS sets this process's clock ahead. FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while
+it exists, encoding waits. FAKE_HOLD_LOAD the same for the loading of a `path:` model.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import sys
 import time
@@ -39,7 +40,12 @@ class SlowEncoder(FakeEncoder):
         hold = os.environ.get("FAKE_HOLD")
         while hold and Path(hold).exists():
             time.sleep(0.01)
-        return super().encode(texts)
+        vectors = super().encode(texts)
+        for row, text in enumerate(texts):
+            if text.startswith("canary of upwell"):  # texts that are nearly the same are near each other
+                vectors[row] = np.eye(self.dimension, dtype=np.float32)[0] + 0.1 * vectors[row]
+                vectors[row] /= np.linalg.norm(vectors[row])
+        return vectors
 
 
 def load_fake(name: str, threads: int | None = None) -> SlowEncoder:
@@ -51,6 +57,23 @@ def load_fake(name: str, threads: int | None = None) -> SlowEncoder:
         time.sleep(0.01)
     dimension = int(name.rpartition("-")[2]) if name.startswith("path:fake-") else 384
     return SlowEncoder(dimension=dimension, max_tokens=254, name=name)
+
+
+def set_clock_ahead(seconds: float) -> None:
+    """What of this process asks for the time is told a wrong one."""
+    right = time.time
+
+    class Ahead(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time.time(), tz)
+
+    time.time = lambda: right() + seconds
+    datetime.datetime = Ahead  # type: ignore[misc]
+
+
+if "FAKE_CLOCK_SECONDS" in os.environ:
+    set_clock_ahead(float(os.environ["FAKE_CLOCK_SECONDS"]))
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -16,12 +18,15 @@ from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
-from schemas.errors import GenerationDropped, UpwellError
-from schemas.sink import Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
+from schemas.errors import Conflict, GenerationDropped, UpwellError
+from schemas.sink import LATE_SHARE, Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
 
 SQL: Final = Queries.load("sink")
 Connection = psycopg.AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
+
+#: An intake transaction is over long before.
+RELEASE_SECONDS: Final = 5.0
 
 
 class EmbedTransactions:
@@ -45,13 +50,15 @@ class EmbedTransactions:
             "slot": slot,
             "limit": limit,
             "reserved": int(limit * backfill_share + random.random()),
+            "late_share": LATE_SHARE,
+            "chance": random.random(),
             "lease_seconds": lease_seconds,
         }
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
                 documents = await self._documents(connection, rows)
-        rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12]))
+        rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12] <= row[10], row[12]))
         return [_claim(row, documents[row[0], row[2]]) for row in rows if (row[0], row[2]) in documents]
 
     async def _documents(
@@ -128,10 +135,18 @@ class EmbedTransactions:
                 await connection.execute(SQL["return_claims"], {**mine, **seconds})
 
     async def release(self, slot: str) -> int:
-        """Free all leases of a worker slot (it restarted). Returns how many."""
+        """Free all leases of a worker slot (it restarted); how many. Raises Conflict if others keep the rows."""
+        released, deadline = 0, time.monotonic() + RELEASE_SECONDS
         with sink_errors():
             async with self._pool.connection() as connection:
-                return (await connection.execute(SQL["release_slot"], {"slot": slot})).rowcount
+                while True:
+                    released += (await connection.execute(SQL["release_slot"], {"slot": slot})).rowcount
+                    left = await (await connection.execute(SQL["slot_holds"], {"slot": slot})).fetchone()
+                    if left is None or not left[0]:
+                        return released
+                    if time.monotonic() > deadline:
+                        raise Conflict(f"leases of worker slot {slot} are held by other transactions")
+                    await asyncio.sleep(0.01)
 
     async def generations(self) -> Sequence[GenerationInfo]:
         """All generations that are fed: filling, live and retired."""

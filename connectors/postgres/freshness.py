@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.types.json import Jsonb
 
+from connectors.postgres.capture_state import SILENT_SECONDS
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.freshness import Verdict
@@ -56,13 +57,19 @@ class CollectionSeen:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """A worker that has ever run, and how long ago it said that it lives."""
+    """A worker that has ever run, how long ago it said that it lives, and whether it holds its slot."""
 
     slot: str
     host: str
     pid: int
     seen_seconds: float
+    holds_slot: bool
     problems: Sequence[str] = ()
+
+    @property
+    def alive(self) -> bool:
+        """One that hangs, or is cut off from the sink, may hold its slot for long."""
+        return self.holds_slot and self.seen_seconds < SILENT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,7 @@ class Generations:
             name=name,
             table="",
             key=[types[column] for column in keys],
-            metadata=[types[column] for column in shown[len(keys) + len(VIEW_COLUMNS) :]],
+            metadata=[types[name] for name in shown[len(keys) :] if name not in VIEW_COLUMNS],
             generation=generation,
             threshold_seconds=found["threshold_seconds"],
         )

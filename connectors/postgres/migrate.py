@@ -21,6 +21,7 @@ from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.freshness import CANARY
+from schemas.names import VIEW_COLUMNS
 from schemas.sink import GenerationInfo
 
 SQL: Final = Queries.load("layout")
@@ -175,6 +176,7 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             "give the changed table another name"
         )
     connection.execute(SQL["create_watermark"], {"name": layout.name})
+    connection.execute(SQL["move_deadlines"], {"collection": layout.name})
     _record(connection, layout)
     live = _live(connection, layout)
     make_embedding(connection, live)
@@ -273,7 +275,7 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
     wanted = [column for column in layout.columns if column.name not in keys]
     columns = connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"}).fetchall()
     there = [row[0] for row in columns]
-    shown = there[len(keys) + len(_VIEW_TYPES) :]
+    shown = [name for name in there[len(keys) :] if name not in VIEW_COLUMNS]
     metadata = sorted(
         wanted, key=lambda column: shown.index(column.name) if column.name in shown else len(shown)
     )
@@ -291,10 +293,11 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
         "selected": sql.SQL(", ").join(sql.Identifier(name) for name in _selected(layout, metadata)),
     }
     sized = any(name == "embedding" and not plain for name, plain in columns)
-    if sized or not set(shown) <= {column.name for column in wanted}:
+    older = bool(there) and tuple(there[len(keys) :][: len(VIEW_COLUMNS)]) != VIEW_COLUMNS
+    if sized or older or not set(shown) <= {column.name for column in wanted}:
         connection.execute(SQL.filled("drop_view", **parts))
         shown = []
-    if shown != [column.name for column in metadata]:
+    if older or shown != [column.name for column in metadata]:
         connection.execute(SQL.filled("drop_search", **parts))
     for query in ("create_view", "create_search", "grant_view", "grant_search"):
         connection.execute(SQL.filled(query, **parts))
@@ -308,6 +311,7 @@ _VIEW_TYPES: Final = (
     ("source_committed_at", "timestamptz"),
     ("embedded_at", "timestamptz"),
     ("is_stale", "boolean"),
+    ("stale_since", "timestamptz"),
 )
 
 

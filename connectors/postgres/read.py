@@ -22,6 +22,8 @@ from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.freshness import Bucket, Freshness, SlowChange, State, Verdict
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
 from schemas.readings import (
+    BLOCKED_SECONDS,
+    BlockedReading,
     CollectionReading,
     MonitorReading,
     PendingReading,
@@ -98,6 +100,14 @@ def _buckets(connection: Connection, of: Mapping[str, Any]) -> dict[str, list[Bu
     return found
 
 
+def read_blocked(connection: Connection) -> list[BlockedReading]:
+    """Collections that stand still, each once."""
+    with sink_errors():
+        return [
+            BlockedReading(*row) for row in _rows(connection, "blocked", {"blocked_seconds": BLOCKED_SECONDS})
+        ]
+
+
 def live_model(connection: Connection, collection: str) -> str:
     """The model of a query vector. Raises MigrationNeeded for a collection that is not in the sink."""
     with sink_errors():
@@ -128,13 +138,12 @@ def search_rows(
         found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         key_columns = names[: names.index(VIEW_COLUMNS[0])]
         keys = [canonical_key([_as_json(row[column]) for column in key_columns]) for row in found]
-        stale = {key for key, row in zip(keys, found, strict=True) if row["is_stale"]}
-        seconds = _stale_seconds(connection, collection, sorted(stale)) if stale else {}
-    return [_hit(row, key, seconds.get(key), key_columns) for key, row in zip(keys, found, strict=True)]
+    return [_hit(row, key, key_columns) for key, row in zip(keys, found, strict=True)]
 
 
-def _hit(row: Mapping[str, Any], key: str, stale: float | None, key_columns: Sequence[str]) -> SearchHit:
-    ours = {*VIEW_COLUMNS, *key_columns, "score"}
+def _hit(row: Mapping[str, Any], key: str, key_columns: Sequence[str]) -> SearchHit:
+    ours = {*VIEW_COLUMNS, *key_columns, "score", "_stale_seconds"}
+    seconds = row["_stale_seconds"]
     return SearchHit(
         score=row["score"],
         key=key,
@@ -143,14 +152,9 @@ def _hit(row: Mapping[str, Any], key: str, stale: float | None, key_columns: Seq
         source_committed_at=row["source_committed_at"],
         embedded_at=row["embedded_at"],
         is_stale=row["is_stale"],
-        stale_seconds=stale,
+        stale_seconds=None if seconds is None else max(seconds, 0.0),
         metadata={name: _as_json(value) for name, value in row.items() if name not in ours},
     )
-
-
-def _stale_seconds(connection: Connection, collection: str, keys: list[str]) -> dict[str, float]:
-    rows = _rows(connection, "stale_since", {"collection": collection, "keys": keys})
-    return {key: max((now - since).total_seconds(), 0.0) for key, since, now in rows if since is not None}
 
 
 def _rows(connection: Connection, query: str, parameters: Mapping[str, object] | None = None) -> list[Any]:

@@ -15,7 +15,16 @@ from connectors.postgres.translate import sink_errors
 
 SQL: Final = Queries.load("layout")
 #: Rows of tables that all collections share, in DESIGN's lock order.
-SHARED: Final = ("pending", "dead_letter", "repair", "counter", "delay", "generation")
+SHARED: Final = (
+    "pending",
+    "dead_letter",
+    "repair",
+    "counter",
+    "delay",
+    "slow_change",
+    "blocked",
+    "generation",
+)
 
 Connection = psycopg.Connection[Any]
 

@@ -18,11 +18,13 @@ from connectors.postgres.capture_state import AGAIN_SECONDS, Deployment
 from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, Pool
+from connectors.postgres.intake_writes import storable
 from connectors.postgres.migrate import check_schema
 from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SlotTaken, UpwellError
 from schemas.freshness import SlowChange
+from schemas.readings import BLOCKED_SECONDS
 
 SEEN_SECONDS: Final = 5.0
 PARTITION_SECONDS: Final = 3600.0
@@ -81,6 +83,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
             if taken is None or not taken[0]:
                 raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
+            await self._held.execute(SQL["clear_blocked_slot"], {"slot": slot})
 
     async def deployment(self) -> Deployment:
         """What a worker is started for, as it is now."""
@@ -97,6 +100,21 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
     async def set_problems(self, problems: Sequence[str]) -> None:
         """Say in the sink what this worker cannot do; none says that all is well."""
         await self._run("set_worker_problems", {"slot": self._slot, "problems": Jsonb(list(problems))})
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        """Say in the sink that a collection stands still, and why; see `BlockedStore`."""
+        said = storable(" ".join(reason.split()))[:2000]
+        at = {
+            "collection": collection,
+            "slot": self._slot,
+            "reason": said,
+            "blocked_seconds": BLOCKED_SECONDS,
+        }
+        await self._run("set_blocked", at)
+
+    async def clear_blocked(self, collection: str) -> None:
+        """It goes on."""
+        await self._run("clear_blocked", {"collection": collection, "slot": self._slot})
 
     async def repairs_due(self) -> bool:
         """Whether a key is to be looked for at the source."""
@@ -135,9 +153,12 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         self,
         counters: Mapping[Place, int],
         sketches: Mapping[Place, Mapping[str, object]],
-        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
+        judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
-        """Add counters, replace sketches and the slowest changes, under this process's own writer name."""
+        """Add counters, replace sketches and the slowest changes under this process's own writer name; add to
+        everybody's history.
+        """
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 if counters:
@@ -159,11 +180,22 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
                             "collections": [place[0] for place in sketches],
                             "minutes": [place[1] for place in sketches],
                             "stages": [place[2] for place in sketches],
-                            "sketches": [Jsonb(sketch) for sketch in sketches.values()],
+                            "sketches": [Jsonb(_packed(sketch)) for sketch in sketches.values()],
                         },
                     )
                 if slow:
                     await connection.execute(SQL["set_slow_changes"], _slow_columns(slow, self._writer))
+                if judged:
+                    # Last: other workers and the monitor write to these rows too.
+                    await connection.execute(
+                        SQL["add_judged"],
+                        {
+                            "collections": [place[0] for place in judged],
+                            "minutes": [place[1] for place in judged],
+                            "good": [good for good, _ in judged.values()],
+                            "bad": [bad for _, bad in judged.values()],
+                        },
+                    )
 
 
 def _slow_columns(
@@ -181,6 +213,13 @@ def _slow_columns(
         "visible": [change.visible_at for change in changes],
         "stages": [Jsonb(dict(change.stages)) for change in changes],
     }
+
+
+def _packed(sketch: Mapping[str, object]) -> dict[str, object]:
+    """A sketch as `upwell.sketch_bins` reads it: bins as one text take a third of the space."""
+    bins = sketch["bins"]
+    assert isinstance(bins, Mapping)
+    return {**sketch, "bins": " ".join(f"{key}:{weight}" for key, weight in bins.items())}
 
 
 def _check(dsn: str) -> None:

@@ -46,6 +46,7 @@ def demo(ctx: click.Context, seconds: float) -> None:
     spec, home = spec_from(ctx), home_from(ctx) / "demo"
     local_settings(spec, home)  # what is wrong in them is said before anything starts
     line = Line(home, _Stopwatch())
+    line.stop_monitor()
     line.stop_worker()
     if home.exists():
         line.stop_stack()
@@ -54,6 +55,7 @@ def demo(ctx: click.Context, seconds: float) -> None:
     try:
         _run(line, home, spec, seconds)
     finally:
+        line.stop_monitor()
         line.stop_worker()
         line.stop_stack()
         signal.signal(signal.SIGTERM, before)
@@ -76,10 +78,12 @@ def _run(line: Any, home: Path, spec: Path, seconds: float) -> None:
     settings = local_settings(spec, home)
     line.prepare(settings, sample=True)
     line.start_worker(spec)
+    line.start_monitor(spec, port=0)
     encoder = _InBackground(settings, tell)
     first = threading.Thread(target=_tell_first_vector, args=(settings, tell), daemon=True)
     first.start()
     line.load(settings, deadline=time.monotonic() + LOAD_SECONDS)
+    tell(f"freshness page while the demo runs: {line.monitor_url(settings)}")
     with (
         connect_source(settings.source.dsn) as source,
         connect_sink(settings.sink.dsn) as sink,

@@ -157,6 +157,11 @@ def _say_live(settings: Settings, live: GenerationInfo, target: GenerationInfo) 
     click.echo(f"generation {target.number} of {name} is live, generation {live.number} is kept up to date")
     if live.model != target.model:
         click.echo(f"queries need vectors of {target.model} now")
+    from streams.generations import follow_canary
+
+    followed = follow_canary(settings)
+    if followed:
+        click.echo(followed)
     click.echo(f"next: upwell generation rollback {name}, or upwell generation drop {name} {live.number}")
 
 

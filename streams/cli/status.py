@@ -14,7 +14,7 @@ from connectors.postgres.capture_state import SILENT_SECONDS
 from streams.cli.context import home_from, settings_from
 from streams.cli.table import console, duration, one_line, seconds, table
 from streams.settings import Settings
-from streams.status import Facts, Finding, eta_seconds, findings, look
+from streams.status import Facts, Finding, findings, look
 
 
 @click.command()
@@ -33,8 +33,7 @@ def status(ctx: click.Context, json_: bool) -> None:
 
 
 def _answer(facts: Facts, wrong: list[Finding]) -> dict[str, Any]:
-    report = facts.report
-    eta = {name: eta_seconds(report, name) for name in report.collections} if report is not None else {}
+    eta = {name: each.eta_seconds for name, each in facts.forecasts.items()}
     return {**asdict(facts), "eta_seconds": eta, "wrong": [asdict(each) for each in wrong]}
 
 
@@ -93,7 +92,7 @@ def _print_collections(facts: Facts, screen: Console) -> None:
             ahead,
             str(found.pending["live"]),
             str(found.pending["backfill"]),
-            duration(eta_seconds(report, name)),
+            duration(facts.forecasts[name].eta_seconds if name in facts.forecasts else None),
             duration(found.oldest_pending_seconds),
             str(found.dead_letters),
             seconds(found.delay.p50),

@@ -21,7 +21,7 @@ from streams.settings import Settings
 )
 @click.pass_context
 def up(ctx: click.Context, sample: bool, deadline_seconds: float) -> None:
-    """Start stack, capture and workers; return when the first load is searchable. Again: restart what died."""
+    """Start stack, capture, workers and monitor; return when the first load is searchable. Again: restart what died."""
     from streams.local import Line
 
     spec, home = spec_from(ctx), home_from(ctx)
@@ -31,8 +31,12 @@ def up(ctx: click.Context, sample: bool, deadline_seconds: float) -> None:
     settings = local_settings(spec, home)
     line.prepare(settings, sample=sample)
     line.start_worker(spec)
+    line.start_monitor(spec, settings.monitor.port)
     line.load(settings, deadline=time.monotonic() + deadline_seconds)
+    page = line.monitor_url(settings)
     say("up: " + _addresses(settings))
+    if page:
+        say(f"freshness: {page}")
 
 
 def _addresses(settings: Settings) -> str:
@@ -46,10 +50,11 @@ def _addresses(settings: Settings) -> str:
 @click.command()
 @click.pass_context
 def down(ctx: click.Context) -> None:
-    """Stop the workers and the stack; what they stored stays for the next `up`."""
+    """Stop monitor, workers and stack; what they stored stays for the next `up`."""
     from streams.local import Line
 
     line = Line(home_from(ctx), say)
+    line.stop_monitor()
     line.stop_worker()
     line.stop_stack()
     say("down")

@@ -132,11 +132,17 @@ class Embedder:
             if claim.attempts == 0:
                 groups.setdefault((claim.collection, claim.generation), []).append(claim)
         for place, group in groups.items():
-            await self._embed(recipes[place], group)
+            await self._worked(recipes[place], group)
         for claim in again:
-            await self._embed(recipes[claim.collection, claim.generation], [claim])
+            await self._worked(recipes[claim.collection, claim.generation], [claim])
         self._adapt(len(claims), time.monotonic() - started)
         return len(claims)
+
+    async def _worked(self, recipe: Recipe, claims: Sequence[Claim]) -> None:
+        started = time.monotonic()
+        await self._embed(recipe, claims)
+        first = claims[0]
+        self._measures.worked(first.collection, first.claimed_at, len(claims), time.monotonic() - started)
 
     def _adapt(self, claims: int, seconds: float) -> None:
         """Claim about as many as fit into a step, so that a slow model does not hold live changes back."""

@@ -16,9 +16,6 @@ from streams.freshness.rounds import Ends, OpenLetter, Reflected, Rounds, behind
 from streams.freshness.verdict import Canary, Neighbour, Pipeline, Standing, judge
 from streams.settings import Settings
 
-#: A worker says every five seconds that it lives.
-WORKER_SECONDS = 20.0
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -75,6 +72,17 @@ class Evaluator:
             rounds.forget(name for name in sink.collections if name != CANARY)
         return proven
 
+    def waiting(self, sink: SinkSeen, backfill: Mapping[str, int]) -> dict[str, int]:
+        """Rows of loads that are not searchable, by collection: those in Kafka, and those that are `backfill`."""
+        with self.sights.lock:
+            naming, ends = self.sights.naming, self.sights.ends
+        topics = {} if naming is None else self.topics(naming)
+        return {
+            name: backfill.get(name, 0)
+            + (0 if ends is None else behind(ends, reflected(topics.get(name, ""), sink, seen)))
+            for name, seen in sink.collections.items()
+        }
+
     def judge(
         self,
         sink: SinkSeen,
@@ -111,7 +119,7 @@ class Evaluator:
     def _pipeline(
         self, sink: SinkSeen, canary: CanaryFound, neighbours: Mapping[str, Neighbour], now: float
     ) -> Pipeline:
-        alive = [worker for worker in sink.workers if worker.seen_seconds < WORKER_SECONDS]
+        alive = [worker for worker in sink.workers if worker.alive]
         sights = self.sights
         gaps = [sights.gap, sights.missing, *sink.gaps]
         return Pipeline(
@@ -183,15 +191,17 @@ def canary_ages(rounds: Rounds, canary: CanaryFound, now: float) -> Canary:
     )
 
 
-def load_progress(seen: CollectionSeen, backfill: int, rate: float | None) -> str:
-    """How far a load is, in words. `rate`: texts a second that became searchable lately."""
+def load_progress(seen: CollectionSeen, lineage: int, waiting: int, rate: float | None) -> str:
+    """How far a load is, in words. `waiting`: rows that are not searchable yet, in Kafka and in `pending`; `rate`: how
+    many a second have become searchable lately.
+    """
     detail: Mapping[str, Any] = seen.load_detail
-    what = "rebuild" if detail.get("reason") == "rebuild" else "first load"
+    what = "rebuild" if lineage > 1 else "first load"
     rows = detail.get("rows")
     if seen.load_state == "incomplete":
         return f"{what}: its table is not asked for yet; run `upwell connector apply`"
     if not isinstance(rows, int):
-        return f"{what}: its table is being read, {backfill} texts wait to be embedded"
-    share = max(0.0, 1 - backfill / rows) if rows else 1.0
-    eta = f", about {backfill / rate:.0f} s to go" if backfill and rate else ""
+        return f"{what}: its table is being read, {waiting} rows wait to be searchable"
+    share = max(0.0, 1 - waiting / rows) if rows else 1.0
+    eta = f", about {waiting / rate:.0f} s to go" if waiting and rate else ""
     return f"{what}: {share:.0%} of {rows} rows are searchable{eta}"

@@ -111,6 +111,7 @@ def _worker(each: Any) -> dict[str, Any]:
         "host": each.host,
         "pid": each.pid,
         "seen_seconds": round(each.seen_seconds, 3),
+        "alive": each.alive,
         "problems": list(each.problems),
     }
 

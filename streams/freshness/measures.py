@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from schemas.change import Change, Undecodable
 from schemas.freshness import SlowChange
-from schemas.sink import Claim, IntakePlan, RecordWrite
+from schemas.sink import Claim, IntakePlan, Lane, RecordWrite
 from streams.freshness.sketches import freeze, new_sketch
 
 STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
@@ -29,18 +29,26 @@ SLOWEST: Final = 10
 class Drained:
     """What changed since the last drain, by (collection, minute, name): counters to add, whole sketches to replace.
 
+    `judged`: changes that became searchable within the threshold and later, to add, by (collection, minute).
     `slow`: by (collection, minute) the slowest changes, the slowest first, to replace too.
     """
 
     counters: dict[tuple[str, datetime, str], int] = field(default_factory=dict)
     sketches: dict[tuple[str, datetime, str], dict[str, Any]] = field(default_factory=dict)
+    judged: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     slow: dict[tuple[str, datetime], list[SlowChange]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.counters or self.sketches or self.judged or self.slow)
 
 
 class Measures:
-    """Not thread-safe: lives on the event loop."""
+    """Not thread-safe: lives on the event loop. `thresholds`: seconds by collection; of others no change is judged."""
 
-    def __init__(self) -> None:
+    def __init__(self, thresholds: Mapping[str, float] | None = None) -> None:
+        self._thresholds = dict(thresholds or {})
+        self._judged: dict[tuple[str, datetime], tuple[int, int]] = {}
         self._counters: dict[tuple[str, datetime, str], int] = {}
         self._sketches: dict[tuple[str, datetime, str], Any] = {}
         self._touched: set[tuple[str, datetime, str]] = set()
@@ -76,6 +84,18 @@ class Measures:
             return
         self._slow_touched.add(place)
 
+    def visible(self, collection: str, at: datetime, seconds: float, weight: int = 1) -> None:
+        """`weight` changes became searchable: their total delay, and whether the SLO has them as good."""
+        self.delay(collection, at, "total", seconds, weight)
+        threshold = self._thresholds.get(collection)
+        if threshold is not None:
+            is_good = seconds <= threshold
+            self._judge((collection, _minute(at)), weight * is_good, weight * (not is_good))
+
+    def _judge(self, place: tuple[str, datetime], good: int, bad: int) -> None:
+        before = self._judged.get(place, (0, 0))
+        self._judged[place] = (before[0] + good, before[1] + bad)
+
     def taken_in(
         self, collection: str, events: Sequence[Change | Undecodable], plan: IntakePlan, visible_at: datetime
     ) -> None:
@@ -92,15 +112,15 @@ class Measures:
                 self.delay(collection, visible_at, "capture", capture)
                 self.delay(collection, visible_at, "queue", (visible_at - event.kafka_at).total_seconds())
         for write in plan.writes:
+            if write.embed == "pending" and write.lane is Lane.LIVE:
+                self.count(collection, visible_at, "to_embed")
             if write.embed != "pending" and write.committed_since is not None:
                 seconds = (visible_at - write.committed_since).total_seconds()
-                self.delay(collection, visible_at, "total", seconds, write.changes)
+                self.visible(collection, visible_at, seconds, write.changes)
                 stages = _intake_stages(write, at_kafka, visible_at)
                 self._slowest(collection, write.key, write.committed_since, visible_at, stages)
         if plan.fence_committed_at is not None:
-            self.delay(
-                collection, visible_at, "total", (visible_at - plan.fence_committed_at).total_seconds()
-            )
+            self.visible(collection, visible_at, (visible_at - plan.fence_committed_at).total_seconds())
 
     def searchable(self, claim: Claim, visible_at: datetime, embed_seconds: float) -> None:
         """After an embed commit that made a claim's text searchable. Backfill has no delay."""
@@ -113,7 +133,7 @@ class Measures:
         self.delay(claim.collection, visible_at, "wait", waited)
         self.delay(claim.collection, visible_at, "embed", embed_seconds)
         self.delay(claim.collection, visible_at, "write", since_claim - embed_seconds)
-        self.delay(claim.collection, visible_at, "total", total, max(claim.changes, 1))
+        self.visible(claim.collection, visible_at, total, max(claim.changes, 1))
         stages = {
             "capture_and_queue": (claim.taken_in_at - claim.pending_since).total_seconds(),
             "wait": waited,
@@ -129,17 +149,24 @@ class Measures:
         known = {name: round(max(spent, 0.0), 6) for name, spent in stages.items()}
         self.slow(SlowChange(collection, key, seconds, since, visible_at, known))
 
+    def worked(self, collection: str, at: datetime, texts: int, seconds: float) -> None:
+        """The embedder was busy with texts, whatever became of them: how fast it is while it has work."""
+        self.count(collection, at, "embed_texts", texts)
+        self.count(collection, at, "embed_busy_ms", max(round(seconds * 1000), 1))
+
     def drain(self) -> Drained:
         """What to write to the sink now. Sketches of minutes that are over for `HELD` are forgotten once written."""
         drained = Drained(
             dict(self._counters),
             {at: freeze(self._sketches[at]) for at in self._touched},
+            dict(self._judged),
             {
                 at: [ranked[-1] for ranked in sorted(self._slow[at], reverse=True)]
                 for at in self._slow_touched
             },
         )
         self._counters.clear()
+        self._judged.clear()
         newest = max((minute for _, minute, _ in self._sketches), default=None)
         for place in [place for place in self._sketches if newest is not None and place[1] < newest - HELD]:
             del self._sketches[place]
@@ -153,6 +180,8 @@ class Measures:
         """The write failed: count these again at the next drain (sketches of a past minute are lost to the report)."""
         for place, number in drained.counters.items():
             self._counters[place] = self._counters.get(place, 0) + number
+        for minute, (good, bad) in drained.judged.items():
+            self._judge(minute, good, bad)
         self._touched |= {place for place in drained.sketches if place in self._sketches}
         for change in (change for changes in drained.slow.values() for change in changes):
             self.slow(change)

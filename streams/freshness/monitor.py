@@ -153,8 +153,9 @@ class Monitor:
                     each.watermark, watermarks.get(each.collection, each.watermark)
                 )
         self._look_slowly(store, sink)
+        waiting = self._evaluator.waiting(sink, self._backfill)
         progress = {
-            name: load_progress(seen, self._backfill.get(name, 0), self._rates.get(name))
+            name: load_progress(seen, sink.lineage, waiting[name], self._rates.get(name))
             for name, seen in sink.collections.items()
         }
         judged = self._evaluator.judge(sink, canary, self.neighbours(), watermarks, progress)

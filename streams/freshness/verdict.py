@@ -117,8 +117,17 @@ def judge(standing: Standing, pipeline: Pipeline) -> Verdict:
             f"GAP, changes are lost: {gap}; run `upwell connector rebuild`; see RUNBOOK: gap",
         )
     if standing.load_state != "complete":
-        return Verdict(State.INCOMPLETE, standing.progress or "its table is not loaded yet")
+        trouble = next(_hindrances(standing, pipeline), "")
+        progress = standing.progress or "its table is not loaded yet"
+        return Verdict(State.INCOMPLETE, f"{progress}; {trouble}" if trouble else progress)
     return _by_age(standing, pipeline)
+
+
+def _hindrances(standing: Standing, pipeline: Pipeline) -> Iterator[str]:
+    """What keeps a load from going on."""
+    yield from _capture(pipeline)
+    if not pipeline.workers or standing.blocked:
+        yield from _intake(standing, pipeline)
 
 
 def _by_age(standing: Standing, pipeline: Pipeline) -> Verdict:

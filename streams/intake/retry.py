@@ -32,8 +32,10 @@ async def persist(
     should_stop: Callable[[], bool],
     deadline_seconds: float,
     where: str,
+    on_blocked: Callable[[Blocked], Awaitable[None]] | None = None,
 ) -> T:
-    """Call `attempt` until it succeeds. Retry errors back off with jitter, Blocked ones wait to be mended.
+    """Call `attempt` until it succeeds. Retry errors back off with jitter, Blocked ones wait to be mended; `on_blocked`
+    is told of each of these, and must neither raise nor take long.
 
     Raises Stopping when `should_stop`, Halt when Retry errors last longer than `deadline_seconds`, and whatever
     else `attempt` raises.
@@ -49,6 +51,8 @@ async def persist(
         except Blocked as error:
             since, pause = time.monotonic(), BLOCKED_PAUSE_SECONDS
             log.error("blocked", where=where, error=str(error))
+            if on_blocked is not None:
+                await on_blocked(error)
         if should_stop():
             raise Stopping(where)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))

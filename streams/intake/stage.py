@@ -8,21 +8,25 @@ Commit order, the only one in which a crash anywhere loses nothing (DESIGN 4):
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from schemas.change import Change, JsonValue, TopicPartition, Undecodable
 from schemas.envelope import Decoder, RawMessage
-from schemas.errors import Blocked, RecordRejected
+from schemas.errors import Blocked, RecordRejected, UpwellError
 from schemas.sink import IntakePlan, IntakeRequest
 from streams.freshness.measures import Measures
 from streams.intake.core import decide, has_truncate, keys_of, keys_with_rows
 from streams.intake.retry import persist
-from streams.ports import IntakeStore, SchemaRegistry
+from streams.ports import BlockedStore, IntakeStore, SchemaRegistry
 
 T = TypeVar("T")
+
+NOTICE_SECONDS: Final = 1.0
 
 
 class _HeldUp(Exception):
@@ -44,10 +48,12 @@ class Intake:
         wake: Callable[[], None],
         should_stop: Callable[[], bool],
         retry_deadline_seconds: float,
+        notices: BlockedStore | None = None,
     ) -> None:
         self.collection, self._decoder, self._store, self._registry = collection, decoder, store, registry
         self._measures, self._positions, self._wake = measures, positions, wake
         self._should_stop, self._retry_deadline_seconds = should_stop, retry_deadline_seconds
+        self._notices, self._is_blocked = notices, False
 
     async def take_in(self, messages: Sequence[RawMessage]) -> None:
         """Return when every message's outcome is committed. Raises what ends the worker (Halt, Stopping)."""
@@ -115,6 +121,18 @@ class Intake:
         self._measures.taken_in(self.collection, events, plan, visible_at)
         if any(write.embed == "pending" for write in plan.writes):
             self._wake()
+        await self._goes_on()
+
+    async def _stands_still(self, error: Blocked) -> None:
+        """Let everybody see it. Whether the sink hears of it is no matter to intake."""
+        self._is_blocked = True
+        if self._notices is not None:
+            await _briefly(self._notices.set_blocked(self.collection, str(error)))
+
+    async def _goes_on(self) -> None:
+        if self._is_blocked and self._notices is not None:
+            await _briefly(self._notices.clear_blocked(self.collection))
+        self._is_blocked = False
 
     def _request(self, events: Sequence[Change | Undecodable]) -> IntakeRequest:
         partitions = sorted({event.at for event in events})
@@ -133,7 +151,15 @@ class Intake:
             should_stop=self._should_stop,
             deadline_seconds=self._retry_deadline_seconds,
             where=f"{self.collection} {message.at.topic}/{message.at.partition}@{message.offset}",
+            on_blocked=self._stands_still,
         )
+
+
+async def _briefly(call: Awaitable[None]) -> None:
+    """A notice that cannot be given soon is not given."""
+    with contextlib.suppress(UpwellError, TimeoutError):
+        async with asyncio.timeout(NOTICE_SECONDS):
+            await call
 
 
 def _rejected(message: RawMessage, event: Change | Undecodable, error: Exception) -> Undecodable:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import psycopg
 
 from connectors.postgres.layout import CollectionLayout, Column
+from connectors.postgres.read import read_blocked
 from connectors.postgres.store import PostgresStore
 from schemas.change import TopicPartition, Version
 from schemas.sink import GenerationInfo
@@ -90,6 +91,10 @@ class Sink(Protocol):
         """(action, key) of the audit."""
         ...
 
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        """(minute, good, bad) of the history, in order."""
+        ...
+
     async def expire_leases(self) -> None: ...
 
     async def restore_positions(self, at: TopicPartition, offset: int) -> None:
@@ -103,6 +108,14 @@ class Sink(Protocol):
         ...
 
     async def violations(self) -> int: ...
+
+    async def blocked(self) -> dict[str, str]:
+        """Reasons, by collection."""
+        ...
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        """As a migrate, for what comes from now on."""
+        ...
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         """A second generation that is being filled; what is stored is not pending in it."""
@@ -136,6 +149,10 @@ class FakeSink:
     async def actions(self) -> list[tuple[str, str | None]]:
         return [(row["action"], row["key"]) for row in self.store.audit]
 
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        found = self.store.judged.items()
+        return sorted((minute, *counts) for (name, minute), counts in found if name == collection)
+
     async def expire_leases(self) -> None:
         for row in self.store.pending.values():
             row.lease_until = row.lease_until and row.taken_in_at
@@ -152,6 +169,12 @@ class FakeSink:
 
     async def remove_chunks(self, key: str) -> None:
         self.store.embeddings.get(("content", 1), {}).pop(key, None)
+
+    async def blocked(self) -> dict[str, str]:
+        return dict(self.store.blocked)
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        self.store.thresholds[collection] = seconds
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         self.store.generation_infos.append(
@@ -202,6 +225,10 @@ class PostgresSink:
             (row[0], row[1]) for row in await self.rows("SELECT action, key FROM upwell.audit ORDER BY at")
         ]
 
+    async def judged(self, collection: str = "content") -> list[tuple[datetime, int, int]]:
+        query = "SELECT bucket, good, bad FROM upwell.freshness_history WHERE collection = %s ORDER BY bucket"
+        return [(row[0], row[1], row[2]) for row in await self.rows(query, collection)]
+
     async def expire_leases(self) -> None:
         await self.rows(
             "UPDATE upwell.pending SET lease_until = now() - interval '1 s' WHERE token IS NOT NULL"
@@ -226,6 +253,14 @@ class PostgresSink:
 
     async def remove_chunks(self, key: str) -> None:
         await self.rows("DELETE FROM upwell.embedding_content_g1 WHERE key = %s", key)
+
+    async def blocked(self) -> dict[str, str]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            return {each.collection: each.reason for each in read_blocked(connection)}
+
+    async def set_threshold(self, collection: str, seconds: float) -> None:
+        query = "UPDATE upwell.collection SET threshold_seconds = %s WHERE name = %s"
+        await self.rows(query, seconds, collection)
 
     async def add_generation(self, number: int, template: str = "{{ title }}") -> None:
         await self.rows(

@@ -103,13 +103,14 @@ async def take_in(
     fence: Fence | None = None,
     letters: Sequence[Undecodable] = (),
     at: TopicPartition | None = None,
+    collection: str = "content",
     **plan: Any,
 ) -> datetime:
     """One intake transaction. Positions are not moved unless `at` or `upto` says so."""
     positions = {} if upto is None else {at or AT: upto}
     made = IntakePlan(writes=writes, dead_letters=letters, fence=fence, positions=positions, **plan)
     request = IntakeRequest(
-        collection="content",
+        collection=collection,
         positions={} if upto is None else {at or AT: expected},
         keys=sorted({write.key for write in writes}),
         exclusive=fence is not None,

@@ -277,3 +277,19 @@ async def test_a_key_is_in_doubt_since_the_first_change_that_made_it_so(
         await take_in(postgres.store, change(2, 5 + offset, "", since=when(hour)))
         await take_in(postgres.store, repairs_wanted=frozenset(["[1]"]))
     assert store.look(["content"], []).collections["content"].doubted == when(10)
+
+
+async def test_a_worker_that_was_killed_is_known_at_once(
+    postgres: PostgresSink, store: FreshnessStore, connection: psycopg.Connection[Any]
+) -> None:
+    await postgres.store.register_worker("w1", "host", 7)
+    connection.execute("INSERT INTO upwell.worker VALUES ('w2', 'host', 8)")
+    connection.execute("INSERT INTO upwell.worker VALUES ('w3', 'host', 9, now(), now() - interval '21 s')")
+    connection.execute("SELECT pg_advisory_lock(hashtext('upwell.worker'), hashtext('w3'))")
+    assert {each.slot: each.alive for each in store.look([], []).workers} == {
+        "w1": True,
+        "w2": False,
+        "w3": False,
+    }
+    await postgres.store.close()
+    assert not any(each.alive for each in store.look([], []).workers)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,8 +20,10 @@ from schemas.change import Change, Operation, Origin, Version
 from schemas.errors import Conflict, GenerationDropped, GenerationMismatch, SettingsError, UnusableVector
 from schemas.sink import IntakePlan, IntakeRequest, IntakeView, WriteOutcome
 from schemas.template import Template, text_hash
+from streams.generations import follow_canary
 from streams.intake.core import decide
-from tests.contracts.sinks import PostgresSink, Sink, generation, layout
+from streams.settings import Settings, load
+from tests.contracts.sinks import MODEL, PostgresSink, Sink, generation, layout
 from tests.contracts.steps import AT, change, claim, digest, document, embed, embed_all, take_in, vector, when
 
 Connection = psycopg.Connection[Any]
@@ -445,3 +448,50 @@ async def test_search_says_which_model_is_live_to_a_vector_of_the_retired_one(
     commands.switch("content", None)
     with pytest.raises(GenerationMismatch, match="package:other"):
         search_rows(connection, "content", "package:fake", np.array([1, 0, 0, 0], dtype=np.float32), 3)
+
+
+# -- the canary follows
+
+
+@pytest.fixture
+def with_canary(dsn: str, tmp_path: Path) -> Settings:
+    """A sink with the canary's collection, and the settings that go with it; content's live model is `package:new`."""
+    spec = tmp_path / "upwell.toml"
+    spec.write_text('[collections.content]\ntable = "shop.content"\ntemplate = "{{ title }}"\n')
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        canary = layout("canary", (), fingerprint="c1", template="canary of upwell, number {{ nonce }}")
+        migrate_sink(connection, [canary])
+        connection.execute(
+            "INSERT INTO upwell.record_canary (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, "
+            "_taken_in_at) VALUES ('[1]', '{\"nonce\": \"1\"}', '', 1, 1, false, true, now())"
+        )
+    return load(spec, environment={"UPWELL_SINK_DSN": dsn})
+
+
+def switch_content(settings: Settings, model: str) -> None:
+    with Generations.open(settings.sink.dsn) as generations:
+        made, _ = generations.create(generation(number=0, fingerprint=model, model=model, state="filling"))
+        assert generations.switch("content", made.number)[2].is_ready
+
+
+def canary_models(settings: Settings) -> list[tuple[str, str]]:
+    with Generations.open(settings.sink.dsn) as generations:
+        return [(each.model, each.state) for each in generations.fed("canary")]
+
+
+def test_the_canary_stays_while_a_collection_uses_its_model(with_canary: Settings) -> None:
+    assert follow_canary(with_canary, 0.0) == ""
+    assert canary_models(with_canary) == [(MODEL, "live")]
+
+
+def test_the_canary_follows_to_a_model_that_is_used(with_canary: Settings) -> None:
+    """Else it would need a model that nobody has any more, and everything would look dead."""
+    switch_content(with_canary, "package:new")
+    assert "no worker embeds the canary with package:new yet" in follow_canary(with_canary, 0.0)
+    assert canary_models(with_canary) == [(MODEL, "live"), ("package:new", "filling")]
+    with psycopg.connect(with_canary.sink.dsn, autocommit=True) as connection:
+        connection.execute(
+            "DELETE FROM upwell.pending WHERE collection = 'canary'"
+        )  # a worker has embedded it
+    assert follow_canary(with_canary, 0.0) == "the canary uses package:new now"
+    assert canary_models(with_canary) == [("package:new", "live")]

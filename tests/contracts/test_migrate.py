@@ -14,9 +14,10 @@ from connectors.postgres.layout import Column
 from connectors.postgres.migrate import check_schema, migrate_sink, migrations
 from connectors.postgres.store import PostgresStore
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError, SlotTaken, UpwellError
+from schemas.names import VIEW_COLUMNS
 from tests.contracts.server import Server
 from tests.contracts.sinks import COLUMNS, layout
-from tests.contracts.steps import change, claim, document, embed_all, take_in
+from tests.contracts.steps import change, claim, document, embed_all, take_in, when
 from tests.deployment import until
 
 Connection = psycopg.Connection[Any]
@@ -109,7 +110,7 @@ def test_other_vectors_need_a_generation_command(
         migrate_sink(connection, [layout(**changed)])
 
 
-@pytest.mark.parametrize("name", ["_key", "_offset", "embedding", "is_stale"])
+@pytest.mark.parametrize("name", ["_key", "_offset", "embedding", "is_stale", "stale_since"])
 def test_a_column_with_one_of_our_names_is_refused(connection: Connection, name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         migrate_sink(connection, [layout(metadata=[Column(name, "text")])])
@@ -159,6 +160,41 @@ async def test_a_row_that_cannot_be_stored_is_rejected_and_nothing_else_written(
         assert "\n" not in str(caught.value)
     assert await store.positions(["shop.shop.content"]) == {}
     await store.close()
+
+
+OLDER_VIEW = """
+DROP FUNCTION upwell.search_content(text, vector, int, int);
+DROP VIEW upwell.content;
+CREATE VIEW upwell.content AS
+SELECT r.id, e.chunk_no, e.chunk_text, e.embedding::vector, 'package:fake'::text AS model,
+       r._committed_at AS source_committed_at, e.embedded_at, false AS is_stale, r.price, r.title
+  FROM upwell.embedding_content_g1 e JOIN upwell.record_content r ON r._key = e.key;
+CREATE FUNCTION upwell.search_content(text, vector, int, int) RETURNS TABLE (id bigint, is_stale boolean)
+LANGUAGE sql AS 'SELECT id, is_stale FROM upwell.content';
+"""
+
+
+def columns_of(connection: Connection, relation: str) -> list[str]:
+    return [
+        column.name for column in connection.execute(f"SELECT * FROM {relation}".encode()).description or ()
+    ]
+
+
+@pytest.mark.parametrize("server", [16, 18], indirect=True)
+def test_a_view_of_before_is_brought_in_line(server: Server, connection: Connection) -> None:
+    """The column is in its place, metadata stay in the order that they had, and new ones append."""
+    connection.execute(OLDER_VIEW.encode())
+    migrate_sink(connection, [layout()])
+    system = list(VIEW_COLUMNS)
+    expected = ["id", *system, "price", "title", "published", "tags", "updated_at"]
+    assert columns_of(connection, "upwell.content") == expected
+    search = "upwell.search_content('package:fake', '[1,0,0,0]')"
+    assert columns_of(connection, search) == [*expected, "score"]
+    for relation in ("upwell.content", search):
+        assert as_role(connection, "upwell_reader", f"SELECT stale_since FROM {relation}"), relation
+    oid = connection.execute("SELECT 'upwell.content'::regclass::oid").fetchone()
+    assert migrate_sink(connection, [layout()]) == []
+    assert connection.execute("SELECT 'upwell.content'::regclass::oid").fetchone() == oid, "made once"
 
 
 # -- roles
@@ -229,7 +265,7 @@ async def test_a_worker_can_do_its_work(server: Server, dsn: str, connection: Co
     await store.fail(claimed, UnusableVector("NaN"), None)
     await take_in(store, fence=Fence(1, 10))
     await store.release("w")
-    await store.flush_measures({}, {}, {})
+    await store.flush_measures({}, {}, {("content", when(10)): (1, 0)})
     calls = iter([False, True])
     await store.keep_house(lambda: next(calls, True))
     await store.close()

@@ -123,6 +123,27 @@ async def test_a_claim_waits_for_nobody(postgres: PostgresSink) -> None:
         assert [each.key for each in claims] == ["[2]"]
 
 
+async def test_h20_a_release_that_waits_holds_nothing(postgres: PostgresSink) -> None:
+    """Intake takes pending rows in its own order: whoever waits for one of them must not hold another."""
+    await take_in(postgres.store, change(1, 1, "a"), change(2, 2, "b"))
+    assert len(await claim(postgres.store, slot="w1")) == 2
+    async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
+        await other.execute("SELECT FROM upwell.pending WHERE key = '[2]' FOR UPDATE")
+        releasing = asyncio.create_task(postgres.store.release("w1"))
+        async with asyncio.timeout(5):
+            while not await _is_free(postgres, "[1]"):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await asyncio.wait_for(other.execute("SELECT FROM upwell.pending WHERE key = '[1]' FOR UPDATE"), 5)
+        assert not releasing.done()
+        await other.rollback()
+        assert await asyncio.wait_for(releasing, 5) == 2
+
+
+async def _is_free(postgres: PostgresSink, key: str) -> bool:
+    row = await postgres.pending(key)
+    return row is not None and not row.claimed
+
+
 async def test_a_claimed_row_is_never_older_than_its_version(postgres: PostgresSink) -> None:
     """The document is read after the claim: a claim of version n never renders the row of n - 1."""
     stop = asyncio.Event()

@@ -23,6 +23,7 @@ async def test_all_of_one_collection_goes_and_its_audit_stays(
     await take_in(postgres.store, change(1, 1, "tea"), change(2, 2, "milk"), letters=[undecodable(3, 3)])
     await embed_all(postgres.store)
     await take_in(postgres.store, change(2, 5, None))
+    await postgres.store.set_blocked("content", "gone")
     audited = await postgres.rows("SELECT count(*) FROM upwell.audit")
 
     assert remove_collection(connection, "content") == Removed(records=1, vectors=1, dead_letters=1)
@@ -33,7 +34,7 @@ async def test_all_of_one_collection_goes_and_its_audit_stays(
     )
     assert connection.execute(left).fetchall() == []
     assert connection.execute("SELECT to_regproc('upwell.search_content')").fetchone() == (None,)
-    for table in ("pending", "dead_letter", "repair", "counter", "delay", "generation"):
+    for table in ("pending", "dead_letter", "repair", "counter", "delay", "blocked", "generation"):
         query = f"SELECT count(*) FROM upwell.{table} WHERE collection = 'content'"
         assert connection.execute(query.encode()).fetchone() == (0,), table
     actions = await postgres.rows("SELECT action FROM upwell.audit ORDER BY at")

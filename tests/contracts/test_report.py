@@ -32,7 +32,7 @@ def read(postgres: PostgresSink, window: timedelta = HOUR, collection: str | Non
 
 
 async def flush(postgres: PostgresSink, *changes: SlowChange, bucket: datetime = MINUTE) -> None:
-    await postgres.store.flush_measures({}, {}, {("content", bucket): changes})
+    await postgres.store.flush_measures({}, {}, {}, {("content", bucket): changes})
 
 
 async def test_a_writer_replaces_its_slowest_and_no_other_ones(postgres: PostgresSink) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
 import psycopg
 import pytest
 
+from connectors.postgres.read import search_rows
 from connectors.postgres.store import PostgresStore
 from schemas.errors import UnusableVector
+from schemas.sink import Lane
 from tests.contracts.server import Server
-from tests.contracts.steps import change, claim, embed_all, take_in
+from tests.contracts.steps import change, claim, document, embed_all, take_in, undecodable, when
 
 Connection = psycopg.Connection[Any]
 
@@ -39,17 +44,39 @@ def filled(request: pytest.FixtureRequest) -> Iterator[Connection]:
     dsn = server.create("filled", "migrated")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(FILL.encode())
+        connection.execute(
+            "INSERT INTO upwell.evaluation "
+            "(collection, lineage, evaluated_at, verdict, reason, threshold_seconds, watermark) "
+            "VALUES ('content', 1, now(), 'FRESH', '', 3600, now())"
+        )
         yield connection
     server.drop("filled")
 
 
-@pytest.mark.parametrize("where", ["", "WHERE published", "WHERE published AND title <> 't5'"])
+FRESH_ENOUGH: Final = "(NOT is_stale OR stale_since > now() - interval '30 seconds')"
+FRESH_COLLECTION: Final = (
+    "EXISTS (SELECT 1 FROM upwell.freshness WHERE collection = 'content' AND verdict = 'FRESH')"
+)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        "WHERE published",
+        "WHERE published AND title <> 't5'",
+        f"WHERE {FRESH_ENOUGH}",
+        f"WHERE published AND {FRESH_ENOUGH} AND {FRESH_COLLECTION}",
+    ],
+)
 def test_the_view_uses_the_hnsw_index(filled: Connection, where: str) -> None:
-    query = f"SELECT id, chunk_text FROM upwell.content {where} ORDER BY embedding <=> %s LIMIT 10"
+    columns = "id, chunk_text, is_stale, stale_since"
+    query = f"SELECT {columns} FROM upwell.content {where} ORDER BY embedding <=> %s LIMIT 10"
     plan = "\n".join(row[0] for row in filled.execute(f"EXPLAIN {query}".encode(), (QUERY,)).fetchall())
-    assert "embedding_content_g1_" in plan.split("Index Scan using", 1)[1].splitlines()[0], plan
+    assert "Index Scan using embedding_content_g1_hnsw" in plan, plan
     assert "Order By" in plan
     assert "Sort" not in plan
+    filled.execute("UPDATE upwell.evaluation SET evaluated_at = clock_timestamp()")
     assert len(filled.execute(query.encode(), (QUERY,)).fetchall()) == 10
 
 
@@ -121,6 +148,7 @@ def test_view_and_search_have_the_columns_that_were_promised(connection: Connect
         "source_committed_at",
         "embedded_at",
         "is_stale",
+        "stale_since",
     ]
     metadata = ["title", "published", "price", "tags", "updated_at"]
     view = connection.execute("SELECT * FROM upwell.content").description
@@ -151,3 +179,68 @@ async def test_is_stale_until_the_newest_text_is_searchable(dsn: str, connection
     await embed_all(store)
     assert stale() == [(1, False, None), (2, False, None)]
     await store.close()
+
+
+def since(connection: Connection) -> dict[int, tuple[bool, Any]]:
+    """`is_stale` and `stale_since` by id, as the view and the search function both say."""
+    view = connection.execute("SELECT id, is_stale, stale_since FROM upwell.content").fetchall()
+    search = connection.execute(
+        "SELECT id, is_stale, stale_since FROM upwell.search_content('package:fake', '[1,0,0,0]')"
+    ).fetchall()
+    assert sorted(view, key=str) == sorted(search, key=str)
+    return {row[0]: (row[1], row[2]) for row in view}
+
+
+async def test_stale_since_is_the_oldest_commit_that_is_not_reflected(
+    dsn: str, connection: Connection
+) -> None:
+    store = await PostgresStore.open(dsn, writer="w")
+    await take_in(store, *(change(key, key, f"text {key}", since=when(8)) for key in (1, 2, 3)))
+    await embed_all(store)
+    assert since(connection) == dict.fromkeys((1, 2, 3), (False, None))
+    await take_in(store, change(1, 11, "a", since=when(10)), change(2, 12, "b", lane=Lane.BACKFILL))
+    await take_in(store, change(1, 13, "c", since=when(11)))
+    expected: dict[int, tuple[bool, Any]] = {1: (True, when(10)), 2: (True, None), 3: (False, None)}
+    assert since(connection) == expected, "of a load's row no commit is known"
+    claimed = {each.key: each for each in await claim(store)}
+    await take_in(store, change(1, 14, "d", since=when(12)))
+    assert since(connection) == expected, "what came after the claim is younger"
+    await store.write([document(claimed["[1]"])])
+    assert since(connection)[1] == (True, when(12))
+    (again,) = await claim(store)
+    await store.fail(again, UnusableVector("NaN"), None)
+    assert since(connection)[1] == (True, when(12)), "a dead letter of the embed stage"
+    await take_in(store, letters=[undecodable(3, 20), replace(undecodable(3, 21), committed_at=when(7))])
+    assert since(connection)[3] == (True, when(7)), "the older of two of the intake stage"
+    await take_in(store, change(3, 22, "e", since=when(13)))
+    assert since(connection)[3] == (True, when(13)), "a newer change closes them"
+    await store.close()
+
+
+def test_another_generations_rows_are_not_what_search_lacks(connection: Connection) -> None:
+    connection.execute(FILL.replace(str(VECTORS), "1").encode())
+    connection.execute(
+        'INSERT INTO upwell.pending (collection, generation, key, lineage, "offset", lane, deadline, pending_since, '
+        "changes, taken_in_at) VALUES ('content', 2, '[1]', 1, 1, 'live', now(), now(), 1, now()), "
+        "('customers', 1, '[1]', 1, 1, 'live', now(), now(), 1, now())"
+    )
+    connection.execute(
+        'INSERT INTO upwell.dead_letter (collection, stage, generation, "offset", lineage, key, error_class, error, '
+        "committed_at, closed_at, closed_by) VALUES ('content', 'embed', 2, 1, 1, '[1]', '', '', now(), NULL, NULL), "
+        "('content', 'embed', 1, 1, 1, '[1]', '', '', now(), now(), 'waived')"
+    )
+    assert since(connection) == {1: (False, None)}
+
+
+async def test_a_hit_says_for_how_long_it_is_stale(dsn: str, connection: Connection) -> None:
+    store = await PostgresStore.open(dsn, writer="w")
+    ago = datetime.now(UTC) - timedelta(seconds=90)
+    await take_in(store, change(1, 1, "tea"), change(2, 2, "milk"))
+    await embed_all(store)
+    await take_in(store, change(1, 3, "coffee", since=ago))
+    await store.close()
+    hits = search_rows(connection, "content", "package:fake", np.ones(4, np.float32), 5)
+    found = {hit.key: hit for hit in hits}
+    assert 90 <= (found["[1]"].stale_seconds or 0) < 150
+    assert found["[2]"].stale_seconds is None
+    assert set(found["[1]"].metadata) == {"title", "published", "price", "tags", "updated_at"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from connectors.postgres.store import PostgresStore
 from schemas.change import Outcome, TopicPartition, Version
 from schemas.errors import (
     Conflict,
@@ -15,9 +17,10 @@ from schemas.errors import (
     PositionConflict,
     UnresolvedPlaceholder,
     UnusableVector,
+    UpwellError,
 )
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, Lane, OffsetRange, WriteOutcome
-from tests.contracts.sinks import Sink
+from tests.contracts.sinks import PostgresSink, Sink
 from tests.contracts.steps import (
     AT,
     change,
@@ -479,8 +482,64 @@ async def test_measures_add_up_and_sketches_replace(sink: Sink) -> None:
     await sink.store.flush_measures({}, {}, {})
 
 
+async def test_good_and_bad_changes_add_up_in_the_history(sink: Sink) -> None:
+    await sink.store.flush_measures({}, {}, {("content", when(10)): (2, 1), ("content", when(10, 1)): (1, 0)})
+    await sink.store.flush_measures({}, {}, {("content", when(10)): (3, 4), ("customers", when(10)): (0, 1)})
+    assert await sink.judged() == [(when(10), 5, 5), (when(10, 1), 1, 0)]
+    assert await sink.judged("customers") == [(when(10), 0, 1)]
+
+
+async def test_a_removed_collection_keeps_no_other_from_being_counted(postgres: PostgresSink) -> None:
+    await postgres.store.flush_measures(
+        {("gone", when(10), "n"): 1}, {}, {("gone", when(10)): (2, 1), ("content", when(10)): (1, 0)}
+    )
+    assert await postgres.judged() == [(when(10), 1, 0)]
+
+
+async def test_a_flush_that_fails_has_counted_nothing(postgres: PostgresSink) -> None:
+    """So that it can be given back, and counted once."""
+    with pytest.raises(UpwellError):
+        await postgres.store.flush_measures(
+            {("content", when(10), "n"): 1},
+            {},
+            {("content", when(10)): (1, 0), ("content", when(11)): (2**63, 0)},
+        )
+    assert await postgres.judged() == []
+    assert await postgres.rows("SELECT * FROM upwell.counter") == []
+
+
+async def test_two_workers_that_flush_the_same_minutes_do_not_deadlock(dsn: str) -> None:
+    """Their minutes come in the order in which they were measured, the locks are taken in that of the key."""
+    minutes = [when(10, minute) for minute in range(30)]
+    stores = [await PostgresStore.open(dsn, writer=f"w{number}") for number in range(2)]
+    orders = [minutes, minutes[::-1]]
+
+    async def flush(store: PostgresStore, order: list[datetime]) -> None:
+        for _ in range(20):
+            await store.flush_measures({}, {}, {("content", minute): (1, 0) for minute in order})
+
+    await asyncio.gather(*(flush(store, order) for store, order in zip(stores, orders, strict=True)))
+    assert await PostgresSink(stores[0], dsn).judged() == [(minute, 40, 0) for minute in minutes]
+    for store in stores:
+        await store.close()
+
+
 async def test_the_earliest_deadline_is_claimed_first(sink: Sink) -> None:
     for offset, (key, hour) in enumerate(((1, 11), (2, 9), (3, 12), (4, 10))):
         await take_in(sink.store, change(key, offset, f"text {key}", since=when(hour)))
     claimed = [(await claim(sink.store, 1))[0].key for _ in range(4)]
     assert claimed == ["[2]", "[4]", "[1]", "[3]"]
+
+
+# -- collections that stand still
+
+
+async def test_a_blocked_collection_is_seen_until_it_goes_on(sink: Sink) -> None:
+    assert await sink.blocked() == {}
+    await sink.store.set_blocked("content", "column 'title'\nis \x00 gone")
+    await sink.store.set_blocked("customers", "another")
+    assert "column 'title'" in (await sink.blocked())["content"]
+    await sink.store.set_blocked("content", "column 'body' is gone")
+    assert await sink.blocked() == {"content": "column 'body' is gone", "customers": "another"}
+    await sink.store.clear_blocked("content")
+    assert await sink.blocked() == {"customers": "another"}

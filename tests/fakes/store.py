@@ -14,12 +14,14 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, Final
 
 from schemas.change import TopicPartition, Undecodable, Version
 from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
 from schemas.freshness import SlowChange
 from schemas.sink import (
+    LATE_SHARE,
     Claim,
     EmbedWrite,
     Fence,
@@ -44,6 +46,7 @@ class Pending:
 
     version: Version
     lane: Lane
+    deadline: datetime
     pending_since: datetime | None
     changes: int
     taken_in_at: datetime
@@ -96,7 +99,7 @@ class FakeStore:
     """Implements `WorkerStore` of streams/ports.py. Its state may be looked at and changed by tests."""
 
     generation_infos: list[GenerationInfo]
-    threshold_seconds: float = 30.0
+    thresholds: dict[str, float] = field(default_factory=dict)
     lineage: int = 0
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stored_positions: dict[TopicPartition, int] = field(default_factory=dict)
@@ -111,8 +114,10 @@ class FakeStore:
     violations: dict[str, int] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
     slow: dict[tuple[str, datetime], Sequence[SlowChange]] = field(default_factory=dict)
+    judged: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    blocked: dict[str, str] = field(default_factory=dict)
     closed: bool = False
     _refusals: list[tuple[Exception, bool]] = field(default_factory=list)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -249,11 +254,16 @@ class FakeStore:
         changes = write.changes if write.committed_since is not None else 0
         lane = write.lane if number in self._generations(collection, "live") else Lane.BACKFILL
         row = self.pending.get((collection, number, write.key))
+        deadline = self._deadline(collection, write.committed_since or now)
         if row is None:
             self.pending[collection, number, write.key] = Pending(
-                write.state.version, lane, write.committed_since, changes, now, now
+                write.state.version, lane, deadline, write.committed_since, changes, now, now
             )
             return
+        if row.lane is lane:
+            row.deadline = min(row.deadline, deadline)
+        elif lane is Lane.LIVE:
+            row.deadline = deadline
         row.version, row.available_at, row.attempts, row.last_error = write.state.version, now, 0, None
         row.lane = Lane.LIVE if Lane.LIVE in (row.lane, lane) else Lane.BACKFILL
         if row.token is None:
@@ -262,6 +272,9 @@ class FakeStore:
         else:
             row.next_since = least(row.next_since, write.committed_since)
             row.next_changes += changes
+
+    def _deadline(self, collection: str, since: datetime) -> datetime:
+        return since + timedelta(seconds=self.thresholds.get(collection, 30.0))
 
     def _close_dead_letters(self, collection: str, key: str, version: Version, kept: Collection[int]) -> None:
         """One of the embed stage stays open while the text is still what its generation could not embed."""
@@ -300,27 +313,29 @@ class FakeStore:
         async with self._lock:
             self._refusal(after_commit=False)
             now = self.clock()
-            lanes = {lane: self._claimable(generations, lane, now) for lane in Lane}
-            reserved = min(
-                len(lanes[Lane.BACKFILL]), math.floor(limit * backfill_share + random.random()), limit
-            )
-            live = lanes[Lane.LIVE][: limit - reserved]
-            chosen = live + lanes[Lane.BACKFILL][: limit - len(live)]
+            timely, late = self._claimable(generations, Lane.LIVE, now)
+            backfill = [*chain(*reversed(self._claimable(generations, Lane.BACKFILL, now)))]
+            reserved = math.floor(limit * backfill_share + random.random())
+            live = min(len(timely) + len(late), limit - min(len(backfill), reserved, limit))
+            reserved = math.floor(live * LATE_SHARE + random.random())
+            of_late = min(live, max(live - len(timely), min(len(late), reserved)))
+            chosen = [*timely[: live - of_late], *late[:of_late], *backfill[: limit - live]]
             claims = [self._claim(key, slot, now, lease_seconds) for key in chosen]
             return [claim for claim in claims if claim is not None]
 
     def _claimable(
         self, generations: Collection[tuple[str, int]], lane: Lane, now: datetime
-    ) -> list[PendingKey]:
-        free = [
-            (row.pending_since or row.taken_in_at, key)
+    ) -> tuple[list[PendingKey], list[PendingKey]]:
+        """Earliest deadline first: those that can still be in time, and those that are late."""
+        free = sorted(
+            (row.deadline, key)
             for key, row in self.pending.items()
             if row.lane is lane
             and key[:2] in generations
             and row.available_at <= now
             and (row.token is None or (row.lease_until is not None and row.lease_until < now))
-        ]
-        return [key for _, key in sorted(free)]
+        )
+        return [key for at, key in free if at > now], [key for at, key in free if at <= now]
 
     def _claim(self, at: PendingKey, slot: str, now: datetime, lease_seconds: float) -> Claim | None:
         collection, generation, key = at
@@ -401,6 +416,7 @@ class FakeStore:
         if row.version == claim.version:
             del self.pending[claim.collection, claim.generation, claim.key]
             return WriteOutcome.WRITTEN
+        row.deadline = self._deadline(claim.collection, row.next_since or self.clock())
         row.pending_since, row.changes = row.next_since, row.next_changes
         row.next_since, row.next_changes = None, 0
         row.free()
@@ -449,17 +465,29 @@ class FakeStore:
         self._refusal(after_commit=False)
         self.problems = list(problems)
 
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        self._refusal(after_commit=False)
+        self.blocked[collection] = reason
+
+    async def clear_blocked(self, collection: str) -> None:
+        self._refusal(after_commit=False)
+        self.blocked.pop(collection, None)
+
     async def flush_measures(
         self,
         counters: Mapping[Place, int],
         sketches: Mapping[Place, Mapping[str, object]],
-        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]],
+        judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
         self._refusal(after_commit=False)
         for place, number in counters.items():
             self.counters[place] = self.counters.get(place, 0) + number
         self.sketches.update(sketches)
-        self.slow.update(slow)
+        self.slow.update(slow or {})
+        for minute, (good, bad) in judged.items():
+            before = self.judged.get(minute, (0, 0))
+            self.judged[minute] = (before[0] + good, before[1] + bad)
 
     async def close(self) -> None:
         self.closed = True

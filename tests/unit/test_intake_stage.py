@@ -25,7 +25,7 @@ from schemas.errors import (
 from schemas.sink import IntakePlan, IntakeRequest, IntakeView
 from schemas.spec import CollectionSpec
 from streams.freshness.measures import Measures
-from streams.intake import retry
+from streams.intake import retry, stage
 from streams.intake.retry import Stopping, persist
 from streams.intake.stage import Intake
 from streams.intake.transport import starting_offsets
@@ -93,12 +93,37 @@ class BlockedDecoder(Decoder):
 
 
 @dataclass
+class Notices:
+    """What was said; `trouble` is raised instead, a `silent` sink never answers."""
+
+    said: list[str] = field(default_factory=list)
+    tried: int = 0
+    trouble: UpwellError | None = None
+    silent: bool = False
+
+    async def set_blocked(self, collection: str, reason: str) -> None:
+        await self._say(f"{collection}: {reason}")
+
+    async def clear_blocked(self, collection: str) -> None:
+        await self._say(f"{collection} goes on")
+
+    async def _say(self, words: str) -> None:
+        self.tried += 1
+        if self.trouble is not None:
+            raise self.trouble
+        if self.silent:
+            await asyncio.Event().wait()
+        self.said.append(words)
+
+
+@dataclass
 class Line:
     """A topic with one partition, and the intake that reads it."""
 
     sink: Sink = field(default_factory=Sink)
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     messages: list[RawMessage] = field(default_factory=list)
+    notices: Notices = field(default_factory=Notices)
     woken: int = 0
     stopping: bool = False
 
@@ -115,6 +140,7 @@ class Line:
             wake=self._wake,
             should_stop=lambda: self.stopping,
             retry_deadline_seconds=30,
+            notices=self.notices,
         )
 
     def _wake(self) -> None:
@@ -201,6 +227,42 @@ async def test_a_blocked_message_waits_behind_what_came_before_and_goes_on_when_
     await asyncio.wait_for(taking, 5)
     assert line.live == {"[1]": "tea", "[2]": "lemon", "[3]": "milk"}
     assert line.positions == {AT: 3}
+
+
+async def test_a_blocked_collection_is_said_until_it_goes_on() -> None:
+    line = Line()
+    line.decoder.blocked = 1
+    taking = asyncio.create_task(line.intake.take_in([line.row(1, "tea"), line.row(2, "lemon")]))
+    await until(lambda: len(line.notices.said) > 2)
+    assert set(line.notices.said) == {"content: column 'title' is gone"}
+    line.decoder.blocked = None
+    await asyncio.wait_for(taking, 5)
+    assert line.notices.said[-1] == "content goes on"
+    assert line.notices.said.count("content goes on") == 1
+    await line.intake.take_in([line.row(3, "milk")])
+    assert line.notices.said.count("content goes on") == 1
+
+
+async def test_a_collection_that_was_not_blocked_says_nothing() -> None:
+    line = Line()
+    await line.intake.take_in([line.row(1, "tea")])
+    assert line.notices.said == []
+
+
+@pytest.mark.parametrize("trouble", [SinkUnavailable("away"), None])
+async def test_a_notice_that_cannot_be_given_holds_up_nothing(
+    trouble: UpwellError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sink is away, or says nothing at all."""
+    monkeypatch.setattr(stage, "NOTICE_SECONDS", 0.005)
+    line = Line()
+    line.notices.trouble, line.notices.silent = trouble, trouble is None
+    line.decoder.blocked = 0
+    taking = asyncio.create_task(line.intake.take_in([line.row(1, "tea")]))
+    await until(lambda: line.notices.tried > 2)
+    line.decoder.blocked = None
+    await asyncio.wait_for(taking, 5)
+    assert line.live == {"[1]": "tea"}
 
 
 async def test_a_value_that_was_not_sent_holds_up_only_what_comes_after_it() -> None:

@@ -260,3 +260,49 @@ def test_a_first_load_is_never_slow_and_clocks_make_no_negative_stage() -> None:
     (early,) = slow(measures)
     assert early.seconds == 0
     assert min(early.stages.values()) == 0
+
+
+# --- what is judged by the SLO -----------------------------------------------------------------------------------
+
+
+def judged(measures: Measures) -> dict[datetime, tuple[int, int]]:
+    return {minute: counts for (_, minute), counts in measures.drain().judged.items()}
+
+
+def test_a_change_is_good_up_to_the_threshold_and_counts_as_often_as_it_was_coalesced() -> None:
+    measures = Measures({"content": 10.0})
+    measures.searchable(claim(NOON - timedelta(seconds=10), changes=4), NOON, 2.0)
+    measures.searchable(claim(NOON - timedelta(seconds=10, microseconds=1), changes=3), NOON, 2.0)
+    measures.searchable(claim(NOON - timedelta(seconds=70)), NOON + timedelta(seconds=61), 2.0)
+    assert judged(measures) == {NOON: (4, 3), NOON + timedelta(minutes=1): (0, 1)}
+
+
+def test_a_delete_and_a_truncate_are_judged_when_they_are_taken_in() -> None:
+    measures = Measures({"content": 3000.0})
+    taken(measures, event(D, "k", offset=0, lsn=1, hours=1.5))
+    taken(measures, event(T, None, offset=0, lsn=1, hours=1))
+    assert judged(measures) == {NOON: (1, 1)}
+
+
+def test_backfill_and_snapshot_rows_are_not_judged() -> None:
+    measures = Measures({"content": 1.0})
+    measures.searchable(claim(None), NOON, 2.0)
+    taken(measures, at_kafka(event(R, "k", "x", offset=0, lsn=1), hour(1)))
+    assert judged(measures) == {}
+
+
+def test_a_collection_without_a_threshold_is_not_judged() -> None:
+    measures = Measures({"customers": 1.0})
+    measures.searchable(claim(NOON), NOON, 2.0)
+    assert judged(measures) == {}
+
+
+def test_what_was_judged_is_given_back_once() -> None:
+    measures = Measures({"content": 10.0})
+    measures.searchable(claim(NOON, changes=2), NOON, 2.0)
+    failed = measures.drain()
+    assert not failed.is_empty
+    measures.searchable(claim(NOON - timedelta(seconds=11)), NOON, 2.0)
+    measures.give_back(failed)
+    assert judged(measures) == {NOON: (2, 1)}
+    assert measures.drain().is_empty

@@ -13,12 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from connectors.debezium.connect import ConnectorStatus
-from schemas.readings import CollectionReading, PendingReading, Readings, WorkerReading
+from schemas.forecast import QueuedCollection, QueueReading
+from schemas.readings import BlockedReading, CollectionReading, PendingReading, Readings, WorkerReading
 from streams.cli import status as command
 from streams.cli.root import cli
+from streams.freshness.forecast import Forecast, forecast_of
 from streams.freshness.report import build_report
 from streams.settings import Settings, load
-from streams.status import Facts, Slot, eta_seconds, findings
+from streams.status import Facts, Slot, findings
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SPEC = '[collections.content]\ntable = "shop.content"\ntemplate = "{{ title }}"\n'
@@ -105,6 +107,15 @@ WRONG: Mapping[str, tuple[Facts, str]] = {
         facts(found=readings(pending=WAITING)),
         "log",
     ),
+    "content is blocked for 92 s: column 'title' is gone": (
+        facts(
+            blocked=[
+                BlockedReading("content", "w-0", "column 'title' is gone", 92.4),
+                BlockedReading("gone", "w-0", "of a collection that the spec no longer has", 5),
+            ]
+        ),
+        "goes on by itself",
+    ),
     "content: 2 dead letters": (
         facts(found=readings(dead_letters={"content": 2})),
         "upwell dead-letters list content",
@@ -120,13 +131,28 @@ def test_what_is_wrong_is_said_alone_and_with_a_next_step(settings: Settings, pr
     assert step in found.next_step
 
 
-def test_the_eta_is_at_the_rate_of_the_window() -> None:
-    quick = readings(
-        pending=[PendingReading("content", "backfill", 100, None)], counters={("content", "backfilled"): 50}
+def foretold(**changed: Any) -> Mapping[str, Forecast]:
+    values: dict[str, Any] = {"name": "content", "threshold_seconds": 30.0, **changed}
+    return forecast_of(QueueReading([QueuedCollection(**values)], 0, 2, 10.0), backfill_share=0.25)
+
+
+def test_a_threshold_that_will_be_missed_soon_is_wrong(settings: Settings) -> None:
+    (found,) = findings(facts(forecasts=foretold(arrivals_per_second=30)), settings)
+    assert found.problem == (
+        "content will miss its 30 s threshold in 90 s: 30.0 texts a second arrive in all, 20.0 can be embedded"
     )
-    assert eta_seconds(build_report(quick), "content") == pytest.approx(600)
-    assert eta_seconds(build_report(replace(quick, counters={})), "content") is None
-    assert eta_seconds(build_report(readings()), "content") == 0
+    assert found.next_step == "run 1 more worker, a core each"
+    for fine in ({"arrivals_per_second": 14}, {"arrivals_per_second": 20.5}):
+        assert findings(facts(forecasts=foretold(**fine)), settings) == []
+
+
+def test_what_is_late_is_said_once_with_what_will_become_of_it(settings: Settings) -> None:
+    late = facts(found=readings(pending=WAITING), forecasts=foretold(late=4, arrivals_per_second=30))
+    (found,) = findings(late, settings)
+    assert found.problem == "content: a change waits for 90 s, the threshold is 30 s"
+    assert "run 1 more worker" in found.next_step
+    assert "workers' log" in found.next_step
+    assert len(findings(replace(late, forecasts=foretold(arrivals_per_second=30)), settings)) == 1
 
 
 def ask(spec: Path, monkeypatch: pytest.MonkeyPatch, seen: Facts, *words: str) -> Result:
@@ -151,14 +177,15 @@ def test_one_screen(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_for_a_machine(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = ask(spec, monkeypatch, facts({"registry": "no registry"}), "--json")
+    seen = facts({"registry": "no registry"}, forecasts=foretold(backfill=100))
+    done = ask(spec, monkeypatch, seen, "--json")
     answer = json.loads(done.stdout)
     assert done.exit_code == 1
     assert [each["problem"] for each in answer["wrong"]] == ["no registry"]
     assert (answer["slot"]["behind_bytes"], answer["ahead"], answer["eta_seconds"]) == (
         4096,
         {"content": 3},
-        {"content": 0},
+        {"content": 5.0},
     )
 
 

@@ -72,6 +72,10 @@ def test_a_first_load_is_incomplete_whatever_the_lag_says() -> None:
     verdict = judge(loading, WELL)
     assert (verdict.state, verdict.reason) == (State.INCOMPLETE, loading.progress)
     assert judge(loading, away("sink")).state is State.UNKNOWN
+    idle = judge(loading, replace(WELL, workers=0))
+    assert idle.state is State.INCOMPLETE
+    assert idle.reason == f"{loading.progress}; no worker runs; run `upwell worker`; see RUNBOOK: workers"
+    assert "task 0 FAILED" in judge(loading, replace(WELL, connector=Connector("FAILED", 9.0))).reason
 
 
 def test_a_monitor_that_has_just_started_does_not_know_yet() -> None:

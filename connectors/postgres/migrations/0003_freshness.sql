@@ -113,18 +113,57 @@ CREATE TABLE upwell.canary_reference (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- The bins of a sketch: as text, `key:weight key:weight`, which takes a third of the space, or as the object that workers
+-- of before write while they are being replaced.
+CREATE FUNCTION upwell.sketch_bins(sketch jsonb) RETURNS TABLE (key text, weight double precision)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT split_part(bin, ':', 1), split_part(bin, ':', 2)::float8
+      FROM string_to_table(CASE jsonb_typeof(sketch -> 'bins') WHEN 'string' THEN sketch ->> 'bins' END, ' ') AS bin
+     WHERE bin <> ''
+    UNION ALL
+    SELECT o.key, o.value::float8
+      FROM jsonb_each_text(CASE jsonb_typeof(sketch -> 'bins') WHEN 'object' THEN sketch -> 'bins' END) AS o;
+END;
+REVOKE EXECUTE ON FUNCTION upwell.sketch_bins(jsonb) FROM PUBLIC;
+
+-- Small rows that come and go by the minute: what was deleted is used again soon.
+ALTER TABLE upwell.counter SET (autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE upwell.delay SET (autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE upwell.freshness_history SET (autovacuum_vacuum_scale_factor = 0.05);
+
+-- The canary is taken in and embedded every few seconds: its audit rows say nothing after an hour. Returns how many went.
+-- The only audit rows that a worker's role may delete.
+CREATE FUNCTION upwell.drop_canary_audit() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    dropped bigint;
+BEGIN
+    DELETE FROM upwell.audit WHERE collection = 'canary' AND at < clock_timestamp() - interval '1 hour';
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    RETURN dropped;
+END
+$$;
+
+REVOKE EXECUTE ON FUNCTION upwell.drop_canary_audit() FROM PUBLIC;
+
 -- What applications ask before they prompt. An evaluation that is itself old is no answer, and a watermark that has aged
 -- past the threshold since is stale.
 CREATE VIEW upwell.freshness AS
 SELECT c.name AS collection,
-       CASE WHEN e.evaluated_at IS NULL OR a.age_seconds > 15 THEN 'UNKNOWN'
+       CASE WHEN e.evaluated_at IS NULL OR a.age_seconds NOT BETWEEN -15 AND 15 THEN 'UNKNOWN'
             WHEN e.verdict = 'FRESH' AND (s.seconds IS NULL OR s.seconds > e.threshold_seconds) THEN 'STALE'
             ELSE e.verdict END AS verdict,
        CASE WHEN e.evaluated_at IS NULL THEN 'no monitor has evaluated it yet; run `upwell monitor`'
             WHEN a.age_seconds > 15 THEN
                  format('not evaluated for %s s; see that `upwell monitor` runs', round(a.age_seconds))
+            WHEN a.age_seconds < -15 THEN 'evaluated at a time that is still to come; see the clock of this server'
             WHEN e.verdict = 'FRESH' AND (s.seconds IS NULL OR s.seconds > e.threshold_seconds) THEN
-                 format('no round has completed for %s s', round(s.seconds))
+                 'no round has completed' || coalesce(' for ' || round(s.seconds) || ' s', '')
             ELSE e.reason END AS reason,
        e.watermark, s.seconds AS staleness_seconds, e.pending, e.dead_letters, e.threshold_seconds,
        (e.slo ->> 'sli')::float8 AS sli, (e.slo ->> 'objective')::float8 AS objective,
@@ -135,8 +174,9 @@ SELECT c.name AS collection,
   FROM upwell.collection c
   LEFT JOIN upwell.evaluation e ON e.collection = c.name
   LEFT JOIN LATERAL (SELECT extract(epoch FROM clock_timestamp() - e.evaluated_at)::float8 AS age_seconds) a ON true
-  LEFT JOIN LATERAL (SELECT greatest(extract(epoch FROM clock_timestamp() - e.watermark)::float8
-                                     + e.source_ahead_seconds, 0) AS seconds) s ON true
+  LEFT JOIN LATERAL (SELECT CASE WHEN e.watermark IS NOT NULL THEN -- without one nothing is known, not 0 seconds
+                                 greatest(extract(epoch FROM clock_timestamp() - e.watermark)::float8
+                                          + e.source_ahead_seconds, 0) END AS seconds) s ON true
  WHERE c.name <> 'canary';
 
 GRANT SELECT ON upwell.freshness, upwell.freshness_history TO upwell_reader;

@@ -32,7 +32,14 @@ SELECT d.collection, coalesce(d.topic, ''), coalesce(d.partition, 0), d."offset"
 SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)s::text[])
 
 -- name: workers
-SELECT slot, host, pid, extract(epoch FROM clock_timestamp() - seen_at)::float8, problems FROM upwell.worker ORDER BY slot
+-- A worker holds its slot's lock for as long as it lives, so one that is killed is known at once.
+SELECT w.slot, w.host, w.pid, extract(epoch FROM clock_timestamp() - w.seen_at)::float8,
+       EXISTS (SELECT FROM pg_locks l
+                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND l.classid::bigint = hashtext('upwell.worker')::bigint & 4294967295
+                  AND l.objid::bigint = hashtext(w.slot)::bigint & 4294967295), w.problems
+  FROM upwell.worker w ORDER BY w.slot
 
 -- name: blocked
 -- What no worker says any more is over.

@@ -57,10 +57,13 @@ UPDATE upwell.generation SET state = 'live', live_at = clock_timestamp()
  WHERE collection = %(collection)s AND number = %(number)s
 
 -- name: swap_lanes
--- Changes of the generation that is live now are urgent, those of the one that was are not.
-UPDATE upwell.pending
-   SET lane = CASE WHEN generation = %(number)s AND pending_since IS NOT NULL THEN 'live' ELSE 'backfill' END
- WHERE collection = %(collection)s
+-- Changes of the generation that is live now are urgent, those of the one that was are not. A row that waited for its fill
+-- has the deadline of its change from here on.
+UPDATE upwell.pending p
+   SET lane = CASE WHEN generation = %(number)s AND pending_since IS NOT NULL THEN 'live' ELSE 'backfill' END,
+       deadline = coalesce(p.pending_since + c.threshold_seconds * interval '1 second', p.deadline)
+  FROM upwell.collection c
+ WHERE c.name = %(collection)s AND p.collection = c.name
 
 -- name: lower_watermark
 -- What waits in the generation that is live now is not searchable any more, though it was in the one before.

@@ -54,7 +54,7 @@ CREATE INDEX IF NOT EXISTS {index} ON {embedding} USING hnsw (embedding vector_c
 
 -- name: create_view
 -- Applications depend on this; metadata columns are last, so that new ones append. A dead letter is stale until it is
--- replayed or waived. The vector has no dimension here, so that a generation of another one can take its place; the
+-- replayed or waived. `stale_since`: the oldest commit that is not reflected; NULL where only a load's row waits. The vector has no dimension here, so that a generation of another one can take its place; the
 -- index is used all the same.
 CREATE OR REPLACE VIEW {view} AS
 SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::vector, {model}::text AS model, r._committed_at AS source_committed_at,
@@ -63,7 +63,12 @@ SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::vector, {model}::text AS m
                 WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key)
        OR EXISTS (SELECT 1 FROM upwell.dead_letter d
                    WHERE d.collection = {collection} AND d.key = e.key AND d.closed_at IS NULL
-                     AND coalesce(d.generation, {generation}) = {generation}) AS is_stale{metadata}
+                     AND coalesce(d.generation, {generation}) = {generation}) AS is_stale,
+       least((SELECT least(p.pending_since, p.next_since) FROM upwell.pending p
+               WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key),
+             (SELECT min(d.committed_at) FROM upwell.dead_letter d
+               WHERE d.collection = {collection} AND d.key = e.key AND d.closed_at IS NULL
+                 AND coalesce(d.generation, {generation}) = {generation})) AS stale_since{metadata}
   FROM {embedding} e JOIN {record} r ON r._key = e.key
 
 -- name: drop_search
@@ -130,7 +135,8 @@ GRANT INSERT, UPDATE, DELETE ON upwell.position, upwell.pending, upwell.dead_let
 GRANT INSERT ON upwell.audit TO upwell_worker;
 GRANT DELETE ON upwell.topic TO upwell_worker;
 GRANT UPDATE (fence_lineage, fence_lsn, load_state, load_detail) ON upwell.collection TO upwell_worker;
-GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int) TO upwell_worker
+GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int), upwell.drop_canary_audit(),
+      upwell.sketch_bins(jsonb) TO upwell_worker
 
 -- name: grant_worker_collection
 GRANT SELECT, INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker
@@ -150,6 +156,17 @@ RETURNING table_name, key_columns, (xmax = 0) AS created
 
 -- name: create_watermark
 INSERT INTO upwell.watermark (collection) VALUES (%(name)s) ON CONFLICT DO NOTHING
+
+-- name: move_deadlines
+-- A changed threshold holds for what waits already, as it does in every report. What a worker holds just now is nearly
+-- done; waiting for it could deadlock.
+UPDATE upwell.pending p SET deadline = w.deadline
+  FROM (SELECT p.generation, p.key, p.pending_since + c.threshold_seconds * interval '1 second' AS deadline
+          FROM upwell.pending p JOIN upwell.collection c ON c.name = p.collection
+         WHERE p.collection = %(collection)s AND p.lane = 'live' AND p.token IS NULL
+           AND p.deadline <> p.pending_since + c.threshold_seconds * interval '1 second'
+           FOR UPDATE OF p SKIP LOCKED) AS w
+ WHERE p.collection = %(collection)s AND p.generation = w.generation AND p.key = w.key
 
 -- name: insert_generation
 INSERT INTO upwell.generation

@@ -38,8 +38,8 @@ WITH minutes AS MATERIALIZED (
      WHERE collection = ANY(%(names)s::text[]) AND minute >= %(minute)s
 ), bins AS (
     SELECT collection, stage, jsonb_object_agg(key, weight) AS bins
-      FROM (SELECT m.collection, m.stage, b.key, sum(b.value::float8) AS weight
-              FROM minutes m CROSS JOIN jsonb_each_text(m.sketch -> 'bins') AS b
+      FROM (SELECT m.collection, m.stage, b.key, sum(b.weight) AS weight
+              FROM minutes m CROSS JOIN upwell.sketch_bins(m.sketch) AS b
              GROUP BY m.collection, m.stage, b.key) AS summed
      GROUP BY collection, stage
 ), rest AS (
@@ -80,23 +80,16 @@ SELECT collection, bucket, minutes, fresh, stale, incomplete, unknown, staleness
 -- name: monitors
 SELECT name, host, pid, seen_at FROM upwell.monitor ORDER BY seen_at DESC, name
 
+-- name: blocked
+-- What no worker says any more is over.
+SELECT collection, min(slot), min(reason), max(extract(epoch FROM clock_timestamp() - since))::float8
+  FROM upwell.blocked WHERE seen_at > clock_timestamp() - %(blocked_seconds)s * interval '1 second'
+ GROUP BY collection ORDER BY collection
+
 -- name: live_model
 SELECT model FROM upwell.generation WHERE collection = %(collection)s AND state = 'live'
 
 -- name: search
 -- The key columns are those before `chunk_no` (DESIGN 8), so no table but the function is needed.
-SELECT s.* FROM {function}(%(model)s, %(vector)s, %(k)s) AS s
-
--- name: stale_since
--- When the oldest change that search does not show was committed; NULL where only a load's row waits.
-SELECT waiting.key, min(waiting.since), clock_timestamp()
-  FROM (SELECT p.key, least(p.pending_since, p.next_since) AS since
-          FROM upwell.pending p
-          JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
-         WHERE p.collection = %(collection)s AND p.key = ANY(%(keys)s::text[])
-        UNION ALL
-        SELECT key, committed_at FROM upwell.dead_letter d
-         WHERE closed_at IS NULL AND collection = %(collection)s AND key = ANY(%(keys)s::text[])
-           AND (d.generation IS NULL OR EXISTS (SELECT FROM upwell.generation g
-                WHERE g.collection = d.collection AND g.number = d.generation AND g.state = 'live'))) AS waiting
- GROUP BY waiting.key
+SELECT s.*, extract(epoch FROM clock_timestamp() - s.stale_since)::float8 AS _stale_seconds
+  FROM {function}(%(model)s, %(vector)s, %(k)s) AS s

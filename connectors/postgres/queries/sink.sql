@@ -179,12 +179,19 @@ SELECT clock_timestamp()
 SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)s::text[])
 
 -- name: claim
--- Earliest deadline first; `reserved` of the backfill lane at least, if it has that many; what one lane leaves is the other's.
--- Only of generations that the worker has a recipe for; a big fill without one must not be read through each time, so the
--- backfill lane is looked at by generation.
+-- Of the live lane what can still be searchable in time, earliest deadline first; what is late already comes after it, the
+-- longest overdue first, with `late_share` of the live part at least, so that it moves on too (ADR 0012). `reserved` of the
+-- backfill lane at least. What one of the three does not need is the others'. Only of generations that the worker has a
+-- recipe for; a big fill without one must not be read through each time, so the backfill lane is looked at by generation.
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
-     WHERE lane = 'live' AND available_at <= clock_timestamp()
+     WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()
+       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
+       AND (token IS NULL OR lease_until < clock_timestamp())
+     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), o AS MATERIALIZED (
+    SELECT collection, generation, key, deadline FROM upwell.pending
+     WHERE lane = 'live' AND deadline <= statement_timestamp() AND available_at <= clock_timestamp()
        AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
        AND (token IS NULL OR lease_until < clock_timestamp())
      ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -195,10 +202,16 @@ WITH l AS MATERIALIZED (
          WHERE lane = 'backfill' AND collection = g.collection AND generation = g.generation
            AND available_at <= clock_timestamp() AND (token IS NULL OR lease_until < clock_timestamp())
          ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS f
+), found AS (
+    SELECT (SELECT count(*) FROM l) AS timely, (SELECT count(*) FROM o) AS late, (SELECT count(*) FROM b) AS backfill
+), lanes AS (
+    SELECT *, least(timely + late, %(limit)s - least(backfill, %(reserved)s)) AS live FROM found
 ), n AS (
-    SELECT least((SELECT count(*) FROM l), %(limit)s - least((SELECT count(*) FROM b), %(reserved)s)) AS live
+    SELECT live, least(live, greatest(live - timely, least(late, floor(live * %(late_share)s + %(chance)s)::int))) AS late FROM lanes
 ), picked AS (
-    (SELECT * FROM l ORDER BY deadline LIMIT (SELECT live FROM n))
+    (SELECT * FROM l ORDER BY deadline LIMIT (SELECT live - late FROM n))
+    UNION ALL
+    (SELECT * FROM o ORDER BY deadline LIMIT (SELECT late FROM n))
     UNION ALL
     (SELECT * FROM b ORDER BY deadline LIMIT (SELECT %(limit)s - live FROM n))
 )
@@ -258,11 +271,14 @@ ON CONFLICT (key, chunk_no) DO UPDATE
  WHERE e.chunk_hash <> excluded.chunk_hash
 
 -- name: move_on_pending
--- A newer text came while the claimed one was encoded: what is pending now began with the first change after the claim.
+-- A newer text came while the claimed one was encoded: what is pending now began with the first change after the claim,
+-- and has that change's deadline: a key that changes all the time is neither always first nor always late.
 UPDATE upwell.pending p
    SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL, available_at = clock_timestamp(),
+       deadline = coalesce(p.next_since, clock_timestamp()) + c.threshold_seconds * interval '1 second',
        pending_since = next_since, next_since = NULL, changes = next_changes, next_changes = 0
- WHERE collection = %(collection)s AND generation = %(generation)s AND key = ANY(%(keys)s::text[])
+  FROM upwell.collection c
+ WHERE c.name = %(collection)s AND p.collection = c.name AND generation = %(generation)s AND key = ANY(%(keys)s::text[])
 
 -- name: return_claims
 -- Unwritten claims: what came meanwhile is folded back in.
@@ -298,11 +314,17 @@ VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offse
         jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s::text))
 
 -- name: release_slot
-UPDATE upwell.pending
+-- What an intake transaction holds just now is for the next time: one that waits for a row must hold no other.
+UPDATE upwell.pending p
    SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
        pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
        next_changes = 0
- WHERE slot = %(slot)s AND token IS NOT NULL
+  FROM (SELECT collection, generation, key FROM upwell.pending
+         WHERE slot = %(slot)s AND token IS NOT NULL FOR UPDATE SKIP LOCKED) AS mine
+ WHERE p.collection = mine.collection AND p.generation = mine.generation AND p.key = mine.key
+
+-- name: slot_holds
+SELECT EXISTS (SELECT FROM upwell.pending WHERE slot = %(slot)s AND token IS NOT NULL)
 
 -- name: generations
 SELECT collection, number, fingerprint, model, dimension, template, max_tokens, overlap_tokens, state
@@ -345,6 +367,16 @@ SELECT u.collection, u.minute, u.stage, %(writer)s, u.sketch
        AS u(collection, minute, stage, sketch)
 ON CONFLICT (collection, minute, stage, writer) DO UPDATE SET sketch = excluded.sketch
 
+-- name: add_judged
+-- Many write to a row, all in the order of its key. A collection that was removed meanwhile has no history any more.
+INSERT INTO upwell.freshness_history AS h (collection, bucket, good, bad)
+SELECT u.collection, u.minute, u.good, u.bad
+  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(good)s::bigint[], %(bad)s::bigint[])
+       AS u(collection, minute, good, bad)
+  JOIN upwell.collection c ON c.name = u.collection
+ ORDER BY u.collection, u.minute
+ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, bad = h.bad + excluded.bad
+
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 
@@ -359,6 +391,21 @@ UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
 
 -- name: set_worker_problems
 UPDATE upwell.worker SET problems = %(problems)s WHERE slot = %(slot)s
+
+-- name: set_blocked
+-- `since` is that of the first time, unless it was over in between and nobody said so.
+INSERT INTO upwell.blocked AS b (collection, slot, reason) VALUES (%(collection)s, %(slot)s, %(reason)s)
+ON CONFLICT (collection, slot) DO UPDATE
+   SET reason = excluded.reason, seen_at = clock_timestamp(),
+       since = CASE WHEN b.seen_at < clock_timestamp() - %(blocked_seconds)s * interval '1 second'
+                    THEN clock_timestamp() ELSE b.since END
+
+-- name: clear_blocked
+DELETE FROM upwell.blocked WHERE collection = %(collection)s AND slot = %(slot)s
+
+-- name: clear_blocked_slot
+-- A worker that starts has not found anything yet.
+DELETE FROM upwell.blocked WHERE slot = %(slot)s
 
 -- name: make_audit_partitions
 SELECT upwell.make_audit_partitions(3, %(retention_days)s)

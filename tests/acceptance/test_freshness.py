@@ -1,0 +1,258 @@
+"""The design's table of verdicts on real components, under an oracle that never looks away (DESIGN 7).
+
+One deployment through one fault after the other. All the while rows are changed, and whoever asks `upwell.freshness` is
+never told FRESH, and never given a watermark, that an unreflected change contradicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+import pytest
+import requests
+from confluent_kafka import Producer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.acceptance.plain import FAKE, ROWS, TABLES, one
+from tests.deployment import SPEC, Deployment, WorkerProcess, until
+from tests.fixtures.proxy import Proxy
+
+pytestmark = pytest.mark.acceptance
+
+#: Rounds and heartbeats are often here, so that a threshold may be short.
+THRESHOLD: Final = 8.0
+ROUND: Final = 1.0
+OFTEN: Final = {
+    "UPWELL_MONITOR_ROUND_SECONDS": "1",
+    "UPWELL_MONITOR_EVALUATE_SECONDS": "0.5",
+    "UPWELL_MONITOR_RESTART_SECONDS": "2",
+    "UPWELL_CONNECT_HEARTBEAT_INTERVAL_MS": "200",
+}
+#: What a fault may take to be seen, and its end: with some air, because two cores do all of it.
+SEEN: Final = THRESHOLD + 3 * ROUND + 20
+BACK: Final = 40.0
+
+
+@dataclass
+class Change:
+    """One committed update. `before` and `after`: the source's clock around its commit."""
+
+    number: int
+    before: datetime
+    after: datetime
+
+
+@dataclass
+class Oracle:
+    """Changes one row all the time and contradicts whatever claims too much. Shares no code with the pipeline."""
+
+    deployment: Deployment
+    changes: list[Change] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    samples: int = 0
+    distances: list[float] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _hold: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Oracle:
+        self._threads = [threading.Thread(target=run) for run in (self._write, self._watch)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _write(self) -> None:
+        with self.deployment.source() as source:
+            number = 0
+            while not self._stop.wait(0.2):
+                number += 1
+                before = one(source, "SELECT clock_timestamp()")
+                source.execute("UPDATE shop.content SET title = %s WHERE id = 1", [f"number {number}"])
+                self.changes.append(Change(number, before, one(source, "SELECT clock_timestamp()")))
+
+    def _watch(self) -> None:
+        with self.deployment.source() as source, self.deployment.sink() as sink:
+            while not self._stop.wait(0.05):
+                done = list(self.changes)
+                now = one(source, "SELECT clock_timestamp()")
+                row = sink.execute(
+                    "SELECT verdict, watermark FROM upwell.freshness WHERE collection = 'content'"
+                ).fetchone()
+                text = one(sink, "SELECT max(chunk_text) FROM upwell.content WHERE id = 1") or "number 0"
+                shown = int(text.split()[1])
+                missing = [change for change in done if change.number > shown]
+                self._judge(row or ("UNKNOWN", None), missing, now)
+
+    def _judge(self, row: tuple[Any, ...], missing: list[Change], now: datetime) -> None:
+        """What is missing after the verdict was given was missing when it was given."""
+        self.samples += 1
+        verdict, watermark = row
+        if not missing:
+            return
+        oldest = missing[0]
+        age = (now - oldest.after).total_seconds()
+        if verdict == "FRESH" and age > THRESHOLD:
+            self.wrong.append(f"FRESH while change {oldest.number} of {age:.1f} s ago is missing")
+        if watermark is not None and watermark >= oldest.after:
+            self.wrong.append(
+                f"watermark {watermark} while change {oldest.number} is missing: {oldest.after}"
+            )
+        if watermark is not None:
+            self.distances.append((oldest.before - watermark).total_seconds())
+
+
+@pytest.fixture
+def line(deployment: Deployment) -> Deployment:
+    """Two tables of 50 rows, captured; thresholds are short, and nobody works yet."""
+    slo = f"slo = {{{{ threshold_seconds = {THRESHOLD} }}}}\n"
+    spec = SPEC.replace("chunk = {{", slo + "chunk = {{").format(name=deployment.name)
+    (deployment.directory / "upwell.toml").write_text(spec)
+    deployment.environment.update(OFTEN)
+    deployment.cli = "tests.fake_cli"
+    with deployment.source() as source:
+        source.execute(TABLES)
+        source.execute(ROWS, (1, 50))
+        source.execute("UPDATE shop.content SET title = 'number 0' WHERE id = 1")
+        source.execute("INSERT INTO shop.customers (id, full_name, segment) VALUES (1, 'A', 'b')")
+    deployment.upwell("migrate")
+    deployment.upwell("connector", "apply", seconds=180)
+    return deployment
+
+
+def verdicts(deployment: Deployment) -> dict[str, tuple[str, str]]:
+    with deployment.sink() as sink:
+        rows = sink.execute("SELECT collection, verdict, reason FROM upwell.freshness").fetchall()
+    return {name: (verdict, reason) for name, verdict, reason in rows}
+
+
+def sees(deployment: Deployment, verdict: str, words: str = "", collection: str = "content") -> str:
+    """Wait for a verdict whose reason has these words; the reason."""
+    last: dict[str, tuple[str, str]] = {}
+
+    def seen() -> str:
+        last.update(verdicts(deployment))
+        found, reason = last[collection]
+        return reason if found == verdict and words in reason else ""
+
+    seconds = BACK if verdict == "FRESH" else SEEN
+    started = time.monotonic()
+    try:
+        reason = until(seen, seconds, "")
+    except AssertionError:
+        raise AssertionError(f"not {verdict} with {words!r} within {seconds} s, but {last}") from None
+    print(f"{verdict:10} after {time.monotonic() - started:4.1f} s: {reason}")
+    return reason
+
+
+def start_monitor(deployment: Deployment, **variables: str) -> WorkerProcess:
+    return deployment.start_worker(
+        "monitor", module="tests.fake_cli", arguments=("monitor", "--port", "0"), **variables
+    )
+
+
+def start_worker(deployment: Deployment, slot: str) -> WorkerProcess:
+    """Its own clock is an hour ahead: nothing here may look at it."""
+    return deployment.start_worker(slot, FAKE_CLOCK_SECONDS="3600", **FAKE)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def behind_a_proxy(deployment: Deployment) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    """The source as the monitor alone reaches it."""
+    dsn = conninfo_to_dict(deployment.source_dsn)
+    with Proxy(int(str(dsn["port"]))) as proxy:
+        yield proxy, {"UPWELL_SOURCE_DSN": make_conninfo(deployment.source_dsn, port=proxy.port)}
+
+
+def test_every_fault_of_the_table(line: Deployment) -> None:
+    with behind_a_proxy(line) as (proxy, reached):
+        monitor = start_monitor(line, **reached)
+        sees(line, "INCOMPLETE", "first load")
+        worker = start_worker(line, "w1")
+        for collection in ("content", "customers"):
+            sees(line, "FRESH", collection=collection)
+        with Oracle(line) as oracle:
+            _poison(line)
+            worker = _workers_dead(line, worker)
+            _connector_failed(line)
+            _source_not_reached(line, proxy)
+            worker = _replication_stuck(line)
+        assert monitor.process.poll() is None, monitor.tail()
+    print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
+    print(f"truth ahead of the watermark: {min(oracle.distances):.1f} to {max(oracle.distances):.1f} s")
+    assert not oracle.wrong, oracle.wrong[:3]
+    assert oracle.samples > 200
+    assert monitor.stop() == 0, monitor.tail()
+    assert worker.stop() == 0, worker.tail()
+
+
+def _poison(line: Deployment) -> None:
+    """One record that nobody can read makes its table stale, and no other."""
+    producer = Producer({"bootstrap.servers": line.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"]})
+    producer.produce(f"{line.name}_1.shop.customers", value=b"no Avro", partition=0)
+    assert producer.flush(10) == 0
+    sees(line, "STALE", "1 dead letters", "customers")
+    assert verdicts(line)["content"][0] == "FRESH"
+    with line.sink() as sink:
+        letter = one(sink, "SELECT id FROM upwell.dead_letter WHERE closed_at IS NULL")
+    line.upwell("dead-letters", "waive", str(letter), "--reason", "a test")
+    sees(line, "FRESH", collection="customers")
+
+
+def _workers_dead(line: Deployment, worker: WorkerProcess) -> WorkerProcess:
+    worker.kill()
+    sees(line, "STALE", "no worker runs")
+    sees(line, "STALE", "no worker runs", "customers")
+    again = start_worker(line, "w1")
+    sees(line, "FRESH")
+    return again
+
+
+def _connector_failed(line: Deployment) -> None:
+    """Its config is changed under us; the monitor restarts it in vain, and says why."""
+    url = f"{line.environment['UPWELL_CONNECT_URL']}/connectors/upwell-{line.name}/config"
+    config = requests.get(url, timeout=30).json()
+    requests.put(url, json={**config, "publication.name": "gone"}, timeout=60).raise_for_status()
+    sees(line, "STALE", "FAILED")
+    line.upwell("connector", "apply", seconds=120)
+    sees(line, "FRESH")
+
+
+def _source_not_reached(line: Deployment, proxy: Proxy) -> None:
+    """Only the monitor cannot reach it, and it hangs: everything else goes on."""
+    proxy.freeze()
+    sees(line, "UNKNOWN", "cannot reach the source")
+    proxy.thaw()
+    sees(line, "FRESH")
+
+
+def _replication_stuck(line: Deployment) -> WorkerProcess:
+    """Heartbeats beat, and the canary does not come: its table is not published. Then changes are lost for good."""
+    with line.source() as source:
+        publication = f"upwell_{line.name}"
+        _alter(source, publication, "DROP")
+        sees(line, "STALE", "replication stands still")
+        _alter(source, publication, "ADD")
+    reason = sees(line, "STALE", "GAP")
+    assert "canary" in reason
+    rebuild = threading.Thread(target=line.upwell, args=("connector", "rebuild"))
+    rebuild.start()
+    sees(line, "INCOMPLETE", "rebuild")
+    rebuild.join()
+    again = start_worker(line, "w1")  # the one before has ended with its lineage
+    sees(line, "FRESH")
+    return again
+
+
+def _alter(source: psycopg.Connection[Any], publication: str, word: str) -> None:
+    source.execute(f"ALTER PUBLICATION {publication} {word} TABLE upwell.canary".encode())
