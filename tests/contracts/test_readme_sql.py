@@ -72,8 +72,8 @@ def test_every_way_to_refuse_what_is_stale_is_shown(application: Connection, ser
     with server18.connect("readme") as owner:
         owner.execute(
             'INSERT INTO upwell.pending (collection, generation, key, lineage, "offset", lane, deadline, '
-            "pending_since, changes, taken_in_at) SELECT 'content', 1, _key, 1, 1, 'live', now(), now() - age, 1, now() FROM "
-            "(VALUES ('[3]', interval '10 s'), ('[6]', '40 s'), ('[9]', NULL)) AS p(_key, age)"
+            "pending_since, changes, taken_in_at) SELECT 'content', 1, _key, 1, 1, 'live', now(), now() - age, 1, "
+            "now() FROM (VALUES ('[3]', interval '10 s'), ('[6]', '40 s'), ('[9]', NULL)) AS p(_key, age)"
         )
         assert {row[0] for row in rows(application, by_row)} == before - {6, 9}
         assert len(rows(application, by_collection)) == 10
