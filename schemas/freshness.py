@@ -61,7 +61,10 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class SlowChange:
-    """One of the slowest changes. `stages`: seconds by stage (capture, queue, wait, embed, write), where known."""
+    """One of the slowest changes. `stages`: seconds by stage (capture, queue, wait, embed, write), where known.
+
+    A change that waited for a vector has `capture_and_queue` for the first two: they were measured by another process.
+    """
 
     collection: str
     key: str

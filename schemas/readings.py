@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from schemas.freshness import Bucket, Freshness, SlowChange
+
 #: What no worker has said for so long is over: a blocked collection is tried again every 5 s at most.
 BLOCKED_SECONDS: Final = 20.0
 
@@ -62,10 +64,22 @@ class WorkerReading:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorReading:
+    """A row of `upwell.monitor`: who evaluates, and when it was last seen."""
+
+    name: str
+    host: str
+    pid: int
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """One snapshot. Counters and sketches are of whole minutes, from the one that `since` falls into up to `at`.
 
-    `dead_letters`: open ones by collection; `counters`: sums over writers by (collection, name).
+    `dead_letters`: open ones by collection; `counters`: sums over writers by (collection, name). `freshness`: one for
+    each collection. `slow`: the slowest changes of the window, at most ten of each collection, the slowest first.
+    `buckets`: the history of each collection in the window, in order of time. The canary's collection is in none.
     """
 
     at: datetime
@@ -76,6 +90,10 @@ class Readings:
     counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sketches: Sequence[SketchReading] = ()
     workers: Sequence[WorkerReading] = ()
+    freshness: Sequence[Freshness] = ()
+    slow: Sequence[SlowChange] = ()
+    buckets: Mapping[str, Sequence[Bucket]] = field(default_factory=dict)
+    monitors: Sequence[MonitorReading] = ()
 
 
 @dataclass(frozen=True, slots=True)

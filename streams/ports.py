@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.change import TopicPartition, Undecodable
+from schemas.freshness import SlowChange
 from schemas.letters import ReplayPlan, StoredLetter
 from schemas.sink import (
     Claim,
@@ -118,10 +119,12 @@ class WorkerStore(IntakeStore, EmbedStore, BlockedStore, Protocol):
         counters: Mapping[tuple[str, datetime, str], int],
         sketches: Mapping[tuple[str, datetime, str], Mapping[str, object]],
         judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
         """Add counters and replace sketches, by (collection, minute, name), under this process's own writer name.
 
-        `judged`: good and bad changes to add to the history of (collection, minute), whoever else adds to it. All or
+        `judged`: good and bad changes to add to the history of (collection, minute), whoever else adds to it.
+        `slow`: all of this process's slowest changes of a (collection, minute), in place of what the sink has. All or
         nothing is written.
         """
         ...

@@ -206,7 +206,9 @@ class Worker:
         if drained.is_empty:
             return
         try:
-            await self._parts.store.flush_measures(drained.counters, drained.sketches, drained.judged)
+            await self._parts.store.flush_measures(
+                drained.counters, drained.sketches, drained.judged, drained.slow
+            )
         except (UpwellError, asyncio.CancelledError):
             self._measures.give_back(drained)
             raise

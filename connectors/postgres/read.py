@@ -19,11 +19,13 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
+from schemas.freshness import Bucket, Freshness, SlowChange, State, Verdict
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
 from schemas.readings import (
     BLOCKED_SECONDS,
     BlockedReading,
     CollectionReading,
+    MonitorReading,
     PendingReading,
     Readings,
     SketchReading,
@@ -66,7 +68,11 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
         found = _rows(connection, "collections", {"only": collection})
         if collection is not None and not found:
             raise SettingsError(f"the sink has no collection {collection!r}")
-        of = {"names": [row[0] for row in found], "minute": since.replace(second=0, microsecond=0)}
+        of = {
+            "names": [row[0] for row in found],
+            "minute": since.replace(second=0, microsecond=0),
+            "since": since,
+        }
         return Readings(
             at=at,
             since=since,
@@ -76,7 +82,22 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             counters={(owner, name): value for owner, name, value in _rows(connection, "counters", of)},
             sketches=[SketchReading(*row) for row in _rows(connection, "sketches", of)],
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
+            freshness=[_freshness(*row) for row in _rows(connection, "freshness", of)],
+            slow=[SlowChange(*row) for row in _rows(connection, "slow_changes", of)],
+            buckets=_buckets(connection, of),
+            monitors=[MonitorReading(*row) for row in _rows(connection, "monitors")],
         )
+
+
+def _freshness(collection: str, verdict: str, reason: str, *rest: Any) -> Freshness:
+    return Freshness(collection, Verdict(State(verdict), reason), *rest)
+
+
+def _buckets(connection: Connection, of: Mapping[str, Any]) -> dict[str, list[Bucket]]:
+    found: dict[str, list[Bucket]] = {name: [] for name in of["names"]}
+    for name, *row in _rows(connection, "history_buckets", of):
+        found[name].append(Bucket(*row))
+    return found
 
 
 def read_blocked(connection: Connection) -> list[BlockedReading]:

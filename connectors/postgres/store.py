@@ -23,6 +23,7 @@ from connectors.postgres.migrate import check_schema
 from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SlotTaken, UpwellError
+from schemas.freshness import SlowChange
 from schemas.readings import BLOCKED_SECONDS
 
 SEEN_SECONDS: Final = 5.0
@@ -153,8 +154,11 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         counters: Mapping[Place, int],
         sketches: Mapping[Place, Mapping[str, object]],
         judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
-        """Add counters and replace sketches under this process's own writer name; add to everybody's history."""
+        """Add counters, replace sketches and the slowest changes under this process's own writer name; add to
+        everybody's history.
+        """
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 if counters:
@@ -179,6 +183,8 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
                             "sketches": [Jsonb(_packed(sketch)) for sketch in sketches.values()],
                         },
                     )
+                if slow:
+                    await connection.execute(SQL["set_slow_changes"], _slow_columns(slow, self._writer))
                 if judged:
                     # Last: other workers and the monitor write to these rows too.
                     await connection.execute(
@@ -190,6 +196,23 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
                             "bad": [bad for _, bad in judged.values()],
                         },
                     )
+
+
+def _slow_columns(
+    slow: Mapping[tuple[str, datetime], Sequence[SlowChange]], writer: str
+) -> dict[str, object]:
+    buckets = [minute for (_, minute), changes in slow.items() for _ in changes]
+    changes = [change for found in slow.values() for change in found]
+    return {
+        "writer": writer,
+        "collections": [change.collection for change in changes],
+        "buckets": buckets,
+        "keys": [change.key for change in changes],
+        "seconds": [change.seconds for change in changes],
+        "committed": [change.committed_at for change in changes],
+        "visible": [change.visible_at for change in changes],
+        "stages": [Jsonb(dict(change.stages)) for change in changes],
+    }
 
 
 def _packed(sketch: Mapping[str, object]) -> dict[str, object]:

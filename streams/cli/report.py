@@ -1,25 +1,34 @@
-"""`upwell report`: how long changes take until they are searchable, what waits, and what was saved."""
+"""`upwell report`: how fresh the vectors are, how long changes take, why the slowest were slow, and what was saved."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from datetime import UTC, timedelta
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.table import Table
 
+from schemas.freshness import State
 from streams.cli.completion import collection_names
 from streams.cli.context import settings_from
-from streams.cli.table import console, duration, percent, print_whole, seconds, table
-from streams.freshness.report import CollectionReport, Delays, Report, as_json, build_report
+from streams.cli.report_text import render
+from streams.freshness.report import CollectionReport, Report, as_json, build_report
 from streams.settings import Settings
 
-LEFT: Final = ("collection", "stage", "first load")
 LAST_HOUR: Final = timedelta(hours=1)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+#: What `--fail-on` can name, and when it holds of a collection.
+CONDITIONS: Final[Mapping[str, Callable[[CollectionReport], bool]]] = {
+    "stale": lambda each: each.verdict.state is State.STALE,
+    "unknown": lambda each: each.verdict.state is State.UNKNOWN,
+    "incomplete": lambda each: each.verdict.state is State.INCOMPLETE,
+    "budget": lambda each: each.budget_used_up,
+}
 
 
 class Window(click.ParamType):
@@ -39,96 +48,98 @@ class Window(click.ParamType):
         return window
 
 
+def _print_schema(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    """Needs no settings and no sink."""
+    if asked and not ctx.resilient_parsing:
+        schema = resources.files("streams.freshness") / "report.schema.json"
+        click.echo(schema.read_text(encoding="utf-8"), nl=False)
+        ctx.exit()
+
+
 @click.command()
-@click.option("--json", "json_", is_flag=True, help="For a machine.")
-@click.option("--window", type=Window(), default="1h", show_default=True, help="How far back: 30m, 1h, 7d.")
+@click.option("--json", "json_", is_flag=True, help="For a machine: the same as --format json.")
+@click.option("--format", "format_", type=click.Choice(["text", "json", "html"]), help="[default: text]")
+@click.option("--since", type=Window(), default="1h", show_default=True, help="How far back: 30m, 1h, 7d.")
 @click.option("--collection", metavar="C", help="Only this one.", shell_complete=collection_names)
+@click.option(
+    "--fail-on",
+    type=click.Choice(list(CONDITIONS)),
+    multiple=True,
+    help="Exit 1 only if this holds of a collection; more than once: if any does.",
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
+@click.option("--no-keys", is_flag=True, help="Leave keys out of the HTML.")
+@click.option(
+    "--json-schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of --json and exit.",
+)
 @click.pass_context
-def report(ctx: click.Context, json_: bool, window: timedelta, collection: str | None) -> None:
-    """Propagation delay by stage, what is pending, dead letters, and work saved."""
-    print_report(settings_from(ctx), window, collection, json_=json_)
-
-
-def print_report(
-    settings: Settings, window: timedelta = LAST_HOUR, collection: str | None = None, *, json_: bool = False
+def report(
+    ctx: click.Context,
+    *,
+    json_: bool,
+    format_: str | None,
+    since: timedelta,
+    collection: str | None,
+    fail_on: tuple[str, ...],
+    output: Path | None,
+    no_keys: bool,
 ) -> None:
-    """Read the sink and print its report. Raises SinkUnavailable, SettingsError for an unknown collection."""
+    """Verdicts, SLOs, delay by stage, what is pending, work saved, and the slowest changes.
+
+    Without --fail-on, exit 1 if a verdict is not FRESH.
+    """
+    if json_ and format_ not in (None, "json"):
+        raise click.UsageError(f"--json and --format {format_} contradict each other")
+    form = "json" if json_ else format_ or "text"
+    if output is not None and form != "html":
+        raise click.UsageError("--output is for --format html")
+    if no_keys and form != "html":
+        raise click.UsageError("--no-keys is for --format html")
+    found = read(settings_from(ctx), since, collection)
+    if form == "html":
+        from streams.freshness.report_html import as_html
+
+        page = as_html(found, keys=not no_keys)
+        if output is None:
+            click.echo(page, nl=False)
+        else:
+            output.write_text(page, encoding="utf-8")
+            click.echo(f"the report is in {output}", err=True)
+    else:
+        show(found, json_=form == "json")
+    if failed(found, fail_on):
+        sys.exit(1)
+
+
+def failed(found: Report, fail_on: tuple[str, ...]) -> bool:
+    """Whether one of the conditions holds of a collection; without any, whether a verdict is not FRESH."""
+    if not fail_on:
+        return any(each.verdict.state is not State.FRESH for each in found.collections.values())
+    return any(CONDITIONS[name](each) for each in found.collections.values() for name in fail_on)
+
+
+def read(settings: Settings, window: timedelta = LAST_HOUR, collection: str | None = None) -> Report:
+    """Read the sink. Raises SinkUnavailable, SettingsError for an unknown collection."""
     from connectors.postgres.capture_state import connect_sink
     from connectors.postgres.read import read_report
 
+    slos = {name: spec.slo for name, spec in settings.collections.items()}
     with connect_sink(settings.sink.dsn) as connection:
-        found = build_report(read_report(connection, window, collection))
+        return build_report(read_report(connection, window, collection), slos)
+
+
+def show(found: Report, *, json_: bool = False) -> None:
     if json_:
         click.echo(json.dumps(as_json(found), indent=2, ensure_ascii=False))
     else:
         render(found)
 
 
-def render(found: Report) -> None:
-    """Tables for a person."""
-    screen = console()
-    at = f"{found.evaluated_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    screen.print(f"The last {duration(found.window_seconds)} until {at}\n")
-    for each in (_delays(found), _state(found), _work(found)):
-        print_whole(screen, each)
-    for line in _notes(found):
-        screen.print(line)
-
-
-def _delays(found: Report) -> Table:
-    """One block a collection: the total, then its stages."""
-    columns = ("changes", "p50", "p95", "p99", "max", "mean", "share")
-    made = table("Seconds from commit until searchable", "collection", "stage", *columns, left=LEFT)
-    for name, each in found.collections.items():
-        made.add_row(name, "total", *_numbers(each.delay), "")
-        for stage, of in each.stages.items():
-            mark = " ~" if of.approximate else ""
-            made.add_row("", f"  {stage}{mark}", *_numbers(of.delays), percent(of.share))
-        made.add_section()
-    return made
-
-
-def _numbers(delays: Delays) -> Iterator[str]:
-    yield str(delays.count)
-    for value in (delays.p50, delays.p95, delays.p99, delays.max, delays.mean):
-        yield seconds(value)
-
-
-def _state(found: Report) -> Table:
-    columns = ("pending live", "backfill", "oldest pending", "dead letters")
-    made = table("Now", "collection", "first load", *columns, left=LEFT)
-    for name, each in found.collections.items():
-        counts = (str(each.pending["live"]), str(each.pending["backfill"]))
-        made.add_row(
-            name, _load(each), *counts, duration(each.oldest_pending_seconds), str(each.dead_letters)
-        )
-    return made
-
-
-def _load(each: CollectionReport) -> str:
-    load = each.load
-    if load.rows is None or load.state == "complete":
-        return load.state
-    return f"{load.state}: {percent(load.searchable)} of {load.rows} rows"
-
-
-def _work(found: Report) -> Table:
-    outcomes = ("applied", "unchanged", "superseded", "deleted", "other")
-    made = table("Work", "collection", *outcomes, "encoded", "kept", "copied", "saved", left=LEFT)
-    for name, each in found.collections.items():
-        named = [each.outcomes[outcome] for outcome in outcomes[:-1]]
-        numbers = [*named, each.taken_in - sum(named), *each.chunks.values()]
-        made.add_row(name, *(str(number) for number in numbers), percent(each.chunks_saved))
-    return made
-
-
-def _notes(found: Report) -> Iterator[str]:
-    yield "~ also crosses the clock of Kafka Connect. share: of the seconds spent in all stages."
-    yield "applied ... other: changes. encoded, kept, copied: chunks; saved: those not encoded."
-    for name, each in found.collections.items():
-        if each.clock_negative:
-            yield f"{name}: {each.clock_negative} delays were negative and count as 0: clocks differ."
-    if not found.workers:
-        yield "No worker has ever run."
-    for worker in found.workers:
-        yield f"Worker {worker.slot} on {worker.host} (pid {worker.pid}) was seen {duration(worker.seen_seconds)} ago."
+def print_report(settings: Settings) -> None:
+    """The last hour's, whatever the verdicts. Raises SinkUnavailable."""
+    show(read(settings))

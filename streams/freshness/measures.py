@@ -7,18 +7,22 @@ Commit times are the source's clock and visibility the sink's; negative differen
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from schemas.change import Change, Undecodable
-from schemas.sink import Claim, IntakePlan, Lane
+from schemas.freshness import SlowChange
+from schemas.sink import Claim, IntakePlan, Lane, RecordWrite
 from streams.freshness.sketches import freeze, new_sketch
 
 STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
 #: A sketch replaces what the sink has of its minute, so it is held while a late measurement may still add to it.
 HELD: Final = timedelta(minutes=2)
+#: How many of the slowest changes of a minute and collection are kept by each worker.
+SLOWEST: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,17 @@ class Drained:
     """What changed since the last drain, by (collection, minute, name): counters to add, whole sketches to replace.
 
     `judged`: changes that became searchable within the threshold and later, to add, by (collection, minute).
+    `slow`: by (collection, minute) the slowest changes, the slowest first, to replace too.
     """
 
     counters: dict[tuple[str, datetime, str], int] = field(default_factory=dict)
     sketches: dict[tuple[str, datetime, str], dict[str, Any]] = field(default_factory=dict)
     judged: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
+    slow: dict[tuple[str, datetime], list[SlowChange]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.counters or self.sketches or self.judged)
+        return not (self.counters or self.sketches or self.judged or self.slow)
 
 
 class Measures:
@@ -46,6 +52,8 @@ class Measures:
         self._counters: dict[tuple[str, datetime, str], int] = {}
         self._sketches: dict[tuple[str, datetime, str], Any] = {}
         self._touched: set[tuple[str, datetime, str]] = set()
+        self._slow: dict[tuple[str, datetime], list[_Ranked]] = {}
+        self._slow_touched: set[tuple[str, datetime]] = set()
 
     def count(self, collection: str, at: datetime, name: str, number: int = 1) -> None:
         """Add `number` to a counter of the minute of `at`."""
@@ -60,6 +68,21 @@ class Measures:
         place = (collection, _minute(at), stage)
         self._sketches.setdefault(place, new_sketch()).add(max(seconds, 0.0), weight)
         self._touched.add(place)
+
+    def slow(self, change: SlowChange) -> None:
+        """Keep it if it is one of the slowest of its collection and minute."""
+        place = (change.collection, _minute(change.visible_at))
+        heap, ranked = (
+            self._slow.setdefault(place, []),
+            (change.seconds, change.key, change.committed_at, change),
+        )
+        if any(each[:3] == ranked[:3] for each in heap):
+            return
+        if len(heap) < SLOWEST:
+            heapq.heappush(heap, ranked)
+        elif heapq.heappushpop(heap, ranked) is ranked:
+            return
+        self._slow_touched.add(place)
 
     def visible(self, collection: str, at: datetime, seconds: float, weight: int = 1) -> None:
         """`weight` changes became searchable: their total delay, and whether the SLO has them as good."""
@@ -79,11 +102,13 @@ class Measures:
         """After an intake commit: outcomes, the first two stages, and the total of what needs no vector."""
         for outcome, number in plan.outcomes.items():
             self.count(collection, visible_at, f"outcome_{outcome.value}", number)
+        at_kafka: dict[tuple[str | None, datetime], datetime] = {}
         for event in events:
             if not isinstance(event, Change) or event.origin.snapshot or event.kafka_at is None:
                 continue
             if event.origin.committed_at is not None:
                 capture = (event.kafka_at - event.origin.committed_at).total_seconds()
+                at_kafka[event.key, event.origin.committed_at] = event.kafka_at
                 self.delay(collection, visible_at, "capture", capture)
                 self.delay(collection, visible_at, "queue", (visible_at - event.kafka_at).total_seconds())
         for write in plan.writes:
@@ -92,6 +117,8 @@ class Measures:
             if write.embed != "pending" and write.committed_since is not None:
                 seconds = (visible_at - write.committed_since).total_seconds()
                 self.visible(collection, visible_at, seconds, write.changes)
+                stages = _intake_stages(write, at_kafka, visible_at)
+                self._slowest(collection, write.key, write.committed_since, visible_at, stages)
         if plan.fence_committed_at is not None:
             self.visible(collection, visible_at, (visible_at - plan.fence_committed_at).total_seconds())
 
@@ -107,6 +134,20 @@ class Measures:
         self.delay(claim.collection, visible_at, "embed", embed_seconds)
         self.delay(claim.collection, visible_at, "write", since_claim - embed_seconds)
         self.visible(claim.collection, visible_at, total, max(claim.changes, 1))
+        stages = {
+            "capture_and_queue": (claim.taken_in_at - claim.pending_since).total_seconds(),
+            "wait": waited,
+            "embed": embed_seconds,
+            "write": since_claim - embed_seconds,
+        }
+        self._slowest(claim.collection, claim.key, claim.pending_since, visible_at, stages)
+
+    def _slowest(
+        self, collection: str, key: str, since: datetime, visible_at: datetime, stages: Mapping[str, float]
+    ) -> None:
+        seconds = max((visible_at - since).total_seconds(), 0.0)
+        known = {name: round(max(spent, 0.0), 6) for name, spent in stages.items()}
+        self.slow(SlowChange(collection, key, seconds, since, visible_at, known))
 
     def worked(self, collection: str, at: datetime, texts: int, seconds: float) -> None:
         """The embedder was busy with texts, whatever became of them: how fast it is while it has work."""
@@ -119,13 +160,20 @@ class Measures:
             dict(self._counters),
             {at: freeze(self._sketches[at]) for at in self._touched},
             dict(self._judged),
+            {
+                at: [ranked[-1] for ranked in sorted(self._slow[at], reverse=True)]
+                for at in self._slow_touched
+            },
         )
         self._counters.clear()
         self._judged.clear()
         newest = max((minute for _, minute, _ in self._sketches), default=None)
         for place in [place for place in self._sketches if newest is not None and place[1] < newest - HELD]:
             del self._sketches[place]
+        for at in [at for at in self._slow if newest is not None and at[1] < newest - HELD]:
+            del self._slow[at]
         self._touched.clear()
+        self._slow_touched.clear()
         return drained
 
     def give_back(self, drained: Drained) -> None:
@@ -135,6 +183,27 @@ class Measures:
         for minute, (good, bad) in drained.judged.items():
             self._judge(minute, good, bad)
         self._touched |= {place for place in drained.sketches if place in self._sketches}
+        for change in (change for changes in drained.slow.values() for change in changes):
+            self.slow(change)
+        self._slow_touched |= set(drained.slow)
+
+
+#: Seconds, key, commit time and the change: no two with the same first three are kept.
+_Ranked = tuple[float, str, datetime, SlowChange]
+
+
+def _intake_stages(
+    write: RecordWrite, at_kafka: Mapping[tuple[str | None, datetime], datetime], visible_at: datetime
+) -> dict[str, float]:
+    """Of the oldest change that the write folds together, if its Kafka time is known."""
+    since = write.committed_since
+    kafka_at = None if since is None else at_kafka.get((write.key, since))
+    if since is None or kafka_at is None:
+        return {}
+    return {
+        "capture": (kafka_at - since).total_seconds(),
+        "queue": (visible_at - kafka_at).total_seconds(),
+    }
 
 
 def _minute(at: datetime) -> datetime:

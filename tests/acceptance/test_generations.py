@@ -147,7 +147,9 @@ def test_a_generation_fills_beside_the_live_one_is_switched_to_under_readers_and
         assert states(prepared)[1]["state"] == "retired"
         until(lambda: 256 in reader.dimensions, 30, "readers of the new one")
         assert not reader.wrong, reader.wrong[:3]
-    delay = json.loads(prepared.upwell("report", "--json", "--collection", "content").stdout)
+    delay = json.loads(
+        prepared.upwell("report", "--json", "--collection", "content", "--fail-on", "stale").stdout
+    )
     assert delay["collections"]["content"]["delay_seconds"]["p95"] < THRESHOLD_SECONDS
     settled(prepared, 256, with_locale)
 

@@ -190,7 +190,7 @@ def test_the_whole_line(secured: Secured) -> None:
             f"live changes searchable: {worker.tail()}",
         )
     secured.succeed("status")
-    secured.succeed("report")
+    secured.succeed("report --fail-on stale")
     assert worker.stop() == 0
     assert secured.proxies["registry"].let_in
     assert not secured.proxies["registry"].turned_away

@@ -102,4 +102,4 @@ async def test_much_is_sampled_and_little_is_read(postgres: PostgresSink, connec
 
 async def flush(postgres: PostgresSink, measures: Measures) -> None:
     drained = measures.drain()
-    await postgres.store.flush_measures(drained.counters, drained.sketches)
+    await postgres.store.flush_measures(drained.counters, drained.sketches, drained.judged)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from schemas.change import TopicPartition, Undecodable, Version
 from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
+from schemas.freshness import SlowChange
 from schemas.sink import (
     LATE_SHARE,
     Claim,
@@ -112,6 +113,7 @@ class FakeStore:
     watermarks: dict[str, datetime] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     counters: dict[Place, int] = field(default_factory=dict)
+    slow: dict[tuple[str, datetime], Sequence[SlowChange]] = field(default_factory=dict)
     judged: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     sketches: dict[Place, Mapping[str, object]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -476,11 +478,13 @@ class FakeStore:
         counters: Mapping[Place, int],
         sketches: Mapping[Place, Mapping[str, object]],
         judged: Mapping[tuple[str, datetime], tuple[int, int]],
+        slow: Mapping[tuple[str, datetime], Sequence[SlowChange]] | None = None,
     ) -> None:
         self._refusal(after_commit=False)
         for place, number in counters.items():
             self.counters[place] = self.counters.get(place, 0) + number
         self.sketches.update(sketches)
+        self.slow.update(slow or {})
         for minute, (good, bad) in judged.items():
             before = self.judged.get(minute, (0, 0))
             self.judged[minute] = (before[0] + good, before[1] + bad)

@@ -17,8 +17,11 @@ from click.testing import CliRunner, Result
 
 from connectors.postgres.read import SearchHit
 from schemas.errors import GenerationMismatch, SettingsError, SinkUnavailable, UpwellError
+from schemas.freshness import Freshness, SlowChange, State, Verdict
 from schemas.readings import CollectionReading, Readings
+from streams.cli.report import print_report
 from streams.cli.root import cli
+from streams.settings import Settings, SinkSettings
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SPEC = """
@@ -53,6 +56,8 @@ class FakeSink:
 
     hits: Sequence[SearchHit] = ()
     error: UpwellError | None = None
+    verdict: State = State.FRESH
+    budgets: tuple[float | None, float | None] = (1.0, 1.0)
     asked: list[Any] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -66,7 +71,16 @@ class FakeSink:
         self.asked.append((window, collection))
         if self.error:
             raise self.error
-        return Readings(AT, AT - window, [CollectionReading("content", "complete", {})])
+        changes, minutes = self.budgets
+        slo = {"budget_remaining_ratio": changes, "time": {"budget_remaining_ratio": minutes}}
+        verdict = Verdict(self.verdict, "because of <this>")
+        return Readings(
+            AT,
+            AT - window,
+            [CollectionReading("content", "complete", {})],
+            freshness=[Freshness("content", verdict, AT, 0.0, 30.0, AT, slo)],
+            slow=[SlowChange("content", '["k1"]', 2.0, AT - timedelta(seconds=2), AT, {"wait": 1.5})],
+        )
 
     def search_rows(
         self, connection: None, collection: str, model: str, vector: npt.NDArray[np.float32], k: int
@@ -121,7 +135,7 @@ def test_report_prints_tables_and_exits_0(sink: FakeSink, upwell: Any) -> None:
 
 
 def test_report_as_json_is_json_alone(sink: FakeSink, upwell: Any) -> None:
-    done = upwell("report", "--json", "--window", "7d", "--collection", "content")
+    done = upwell("report", "--json", "--since", "7d", "--collection", "content")
     assert done.exit_code == 0
     assert list(json.loads(done.stdout)["collections"]) == ["content"]
     assert sink.asked[1] == (timedelta(days=7), "content")
@@ -129,8 +143,75 @@ def test_report_as_json_is_json_alone(sink: FakeSink, upwell: Any) -> None:
 
 @pytest.mark.parametrize("window", ["1", "h", "0m", "-1h", "1h30m", "9999999d", "1.5h", ""])
 def test_a_window_that_is_none_is_a_usage_error(sink: FakeSink, upwell: Any, window: str) -> None:
-    assert upwell("report", "--window", window).exit_code == 2
+    assert upwell("report", "--since", window).exit_code == 2
     assert sink.asked == []
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--format", "html"]])
+@pytest.mark.parametrize("state", list(State))
+def test_the_exit_code_is_1_unless_all_is_fresh(
+    sink: FakeSink, upwell: Any, state: State, form: list[str]
+) -> None:
+    sink.verdict = state
+    done = upwell("report", *form)
+    assert done.exit_code == (0 if state is State.FRESH else 1)
+    assert state.value in done.stdout
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("named", ["stale", "unknown", "incomplete"])
+def test_fail_on_fails_on_what_it_names_alone(sink: FakeSink, upwell: Any, state: State, named: str) -> None:
+    sink.verdict, sink.budgets = state, (-1.0, -1.0)
+    assert upwell("report", "--fail-on", named).exit_code == (1 if state.value == named.upper() else 0)
+    other = "unknown" if named == "stale" else "stale"
+    either = upwell("report", "--fail-on", named, "--fail-on", other)
+    assert either.exit_code == (1 if state.value.lower() in {named, other} else 0)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "code"),
+    [((0.1, 0.1), 0), ((0.0, 1.0), 1), ((1.0, -0.2), 1), ((None, None), 0), ((None, 0.0), 1)],
+)
+def test_fail_on_budget_asks_for_both_budgets(
+    sink: FakeSink, upwell: Any, budgets: tuple[float | None, float | None], code: int
+) -> None:
+    sink.verdict, sink.budgets = State.STALE, budgets
+    assert upwell("report", "--fail-on", "budget").exit_code == code
+
+
+def test_html_goes_to_a_file_or_to_stdout(sink: FakeSink, upwell: Any, tmp_path: Path) -> None:
+    printed = upwell("report", "--format", "html")
+    assert printed.stdout.startswith("<!DOCTYPE html>")
+    assert "k1" in printed.stdout
+    assert "because of &lt;this&gt;" in printed.stdout
+    written = upwell("report", "--format", "html", "--no-keys", "--output", str(tmp_path / "r.html"))
+    assert (written.exit_code, written.stdout) == (0, "")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "k1" not in page
+    assert upwell("report", "--format", "html", "--output", str(tmp_path / "no" / "r.html")).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "options", [["--output", "x"], ["--no-keys"], ["--json", "--format", "html"], ["--fail-on", "fresh"]]
+)
+def test_options_that_make_no_sense_are_exit_2(sink: FakeSink, upwell: Any, options: list[str]) -> None:
+    assert upwell("report", *options).exit_code == 2
+    assert sink.asked == []
+
+
+def test_the_schema_is_printed_without_settings(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["--spec", str(tmp_path / "none.toml"), "report", "--json-schema"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["$schema"].endswith("2020-12/schema")
+
+
+def test_the_demo_prints_a_report_whatever_the_verdict(
+    sink: FakeSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink.verdict = State.UNKNOWN
+    print_report(Settings(sink=SinkSettings(dsn="host=nowhere")))
+    assert "content is UNKNOWN: because of <this>" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["report"], ["report", "--json"], ["search", "content", "coffee"]])

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from schemas.change import Change, Outcome, Version
+from schemas.freshness import SlowChange
 from schemas.sink import Claim, IntakePlan, Lane
-from streams.freshness.measures import HELD, Measures
+from streams.freshness.measures import HELD, SLOWEST, Measures
 from streams.freshness.sketches import RELATIVE_ACCURACY, freeze, merged, new_sketch, summary, thaw
 from tests.unit.test_decide import C, D, R, Sink, T, event, hour
 
@@ -185,6 +186,80 @@ def test_old_sketches_are_forgotten() -> None:
         measures.delay("content", NOON + timedelta(minutes=minute), "total", 1)
         measures.drain()
     assert len(measures._sketches) <= HELD / timedelta(minutes=1) + 1
+
+
+# --- the slowest changes -----------------------------------------------------------------------------------------
+
+
+def slow(measures: Measures) -> list[SlowChange]:
+    return [change for changes in measures.drain().slow.values() for change in changes]
+
+
+def change_of(seconds: float, key: str = "k", at: datetime = NOON) -> SlowChange:
+    return SlowChange("content", key, seconds, at - timedelta(seconds=seconds), at, {})
+
+
+def test_the_slowest_of_a_minute_are_kept_the_slowest_first() -> None:
+    measures = Measures()
+    for seconds in random.Random(3).sample(range(100), 100):
+        measures.slow(change_of(seconds, f"k{seconds}"))
+    assert [change.seconds for change in slow(measures)] == list(range(99, 99 - SLOWEST, -1))
+
+
+def test_each_minute_and_collection_has_its_own() -> None:
+    measures = Measures()
+    for number in range(SLOWEST):
+        measures.slow(change_of(100 + number))
+    measures.slow(change_of(1, at=NOON + timedelta(minutes=1)))
+    measures.slow(replace(change_of(2), collection="customers"))
+    assert len(slow(measures)) == SLOWEST + 2
+
+
+def test_what_is_not_among_the_slowest_writes_nothing() -> None:
+    measures = Measures()
+    for number in range(SLOWEST):
+        measures.slow(change_of(100 + number))
+    assert len(slow(measures)) == SLOWEST
+    measures.slow(change_of(1))
+    assert measures.drain().slow == {}
+    measures.slow(change_of(500))
+    assert [change.seconds for change in slow(measures)] == [500, *range(109, 100, -1)]
+
+
+def test_the_slowest_of_a_failed_write_come_again_also_of_a_minute_long_past() -> None:
+    measures = Measures()
+    measures.slow(change_of(7))
+    failed = measures.drain()
+    for minute in (0, 10):
+        measures.delay("content", NOON + timedelta(minutes=minute), "total", 1)
+    measures.drain()
+    measures.give_back(failed)
+    measures.slow(change_of(8))
+    assert [change.seconds for change in slow(measures)] == [8, 7]
+    assert measures._slow == {}
+
+
+def test_a_delete_knows_capture_and_queue_and_an_embedded_change_the_rest() -> None:
+    measures = Measures()
+    taken(measures, at_kafka(event(D, "k", offset=0, lsn=1, hours=1.5), hour(1.5) + timedelta(seconds=2)))
+    measures.searchable(claim(NOON - timedelta(seconds=10), changes=4), NOON, 2.0)
+    deleted, embedded = slow(measures)
+    assert (deleted.key, deleted.seconds, deleted.committed_at) == ("k", 1800, hour(1.5))
+    assert deleted.stages == {"capture": 2, "queue": 1798}
+    assert embedded.seconds == 10
+    assert list(embedded.stages) == ["capture_and_queue", "wait", "embed", "write"]
+    assert sum(embedded.stages.values()) == pytest.approx(10)
+
+
+def test_a_first_load_is_never_slow_and_clocks_make_no_negative_stage() -> None:
+    measures = Measures()
+    taken(measures, at_kafka(event(R, "k", "x", offset=0, lsn=1), hour(1)))
+    measures.searchable(claim(None), NOON, 2.0)
+    assert slow(measures) == []
+    measures.searchable(claim(NOON + timedelta(seconds=5)), NOON, 2.0)
+    (early,) = slow(measures)
+    assert early.seconds == 0
+    assert min(early.stages.values()) == 0
 
 
 # --- what is judged by the SLO -----------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ CREATE TABLE upwell.freshness_history (
 ) WITH (fillfactor = 80);
 
 -- The slowest changes of a minute (of an hour, of a day, once they are older), with the seconds spent in each stage.
+-- Each writer has its own ten and replaces them while the minute lasts; "" has what is rolled up.
 CREATE TABLE upwell.slow_change (
     collection text NOT NULL,
     bucket timestamptz NOT NULL,
@@ -64,7 +65,8 @@ CREATE TABLE upwell.slow_change (
     seconds real NOT NULL,
     committed_at timestamptz NOT NULL,
     visible_at timestamptz NOT NULL,
-    stages jsonb NOT NULL DEFAULT '{}'
+    stages jsonb NOT NULL DEFAULT '{}',
+    writer text NOT NULL DEFAULT ''
 );
 CREATE INDEX slow_change_bucket ON upwell.slow_change (collection, bucket, seconds DESC);
 

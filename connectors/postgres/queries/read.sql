@@ -54,6 +54,32 @@ SELECT r.collection, r.stage,
 -- name: workers
 SELECT slot, host, pid, started_at, seen_at, problems FROM upwell.worker ORDER BY slot
 
+-- name: freshness
+SELECT collection, verdict, reason, watermark, staleness_seconds, threshold_seconds, evaluated_at,
+       coalesce(slo, '{}')
+  FROM upwell.freshness WHERE collection = ANY(%(names)s::text[]) ORDER BY collection
+
+-- name: slow_changes
+-- Old ones are kept by the day, so a bucket may begin before the window. A key that several writers have counts once.
+SELECT collection, key, seconds, committed_at, visible_at, stages
+  FROM (SELECT s.*, row_number() OVER (PARTITION BY collection ORDER BY seconds DESC, visible_at, key) AS rank
+          FROM (SELECT DISTINCT collection, key, seconds::float8, committed_at, visible_at, stages
+                  FROM upwell.slow_change
+                 WHERE collection = ANY(%(names)s::text[]) AND visible_at >= %(since)s
+                   AND bucket >= %(since)s::timestamptz - interval '1 day') AS s) AS ranked
+ WHERE rank <= 10
+ ORDER BY collection, rank
+
+-- name: history_buckets
+SELECT collection, bucket, minutes, fresh, stale, incomplete, unknown, staleness_max_seconds, pending_max, good, bad
+  FROM upwell.freshness_history
+ WHERE collection = ANY(%(names)s::text[]) AND bucket + minutes * interval '1 minute' > %(since)s
+   AND bucket > %(since)s::timestamptz - interval '1 day'
+ ORDER BY collection, bucket
+
+-- name: monitors
+SELECT name, host, pid, seen_at FROM upwell.monitor ORDER BY seen_at DESC, name
+
 -- name: blocked
 -- What no worker says any more is over.
 SELECT collection, min(slot), min(reason), max(extract(epoch FROM clock_timestamp() - since))::float8

@@ -346,6 +346,20 @@ SELECT u.collection, u.minute, u.name, %(writer)s, u.value
        AS u(collection, minute, name, value)
 ON CONFLICT (collection, minute, name, writer) DO UPDATE SET value = c.value + excluded.value
 
+-- name: set_slow_changes
+-- What this writer had of these minutes goes: it sends all of its ten again.
+WITH gone AS (
+    DELETE FROM upwell.slow_change
+     WHERE (collection, bucket, writer) IN (
+           SELECT u.collection, u.bucket, %(writer)s
+             FROM unnest(%(collections)s::text[], %(buckets)s::timestamptz[]) AS u(collection, bucket))
+)
+INSERT INTO upwell.slow_change (collection, bucket, writer, key, seconds, committed_at, visible_at, stages)
+SELECT u.collection, u.bucket, %(writer)s, u.key, u.seconds, u.committed_at, u.visible_at, u.stages
+  FROM unnest(%(collections)s::text[], %(buckets)s::timestamptz[], %(keys)s::text[], %(seconds)s::float8[],
+              %(committed)s::timestamptz[], %(visible)s::timestamptz[], %(stages)s::jsonb[])
+       AS u(collection, bucket, key, seconds, committed_at, visible_at, stages)
+
 -- name: set_sketches
 INSERT INTO upwell.delay (collection, minute, stage, writer, sketch)
 SELECT u.collection, u.minute, u.stage, %(writer)s, u.sketch
