@@ -19,6 +19,7 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
+from schemas.freshness import Bucket
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
 from schemas.readings import CollectionReading, PendingReading, Readings, SketchReading, WorkerReading
 
@@ -69,6 +70,14 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             sketches=[SketchReading(*row) for row in _rows(connection, "sketches", of)],
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
         )
+
+
+def read_history(connection: Connection, collection: str, window: timedelta) -> list[Bucket]:
+    """Verdicts and changes of a collection over the window, oldest first; none for a collection that is unknown."""
+    with sink_errors():
+        return [
+            Bucket(*row) for row in _rows(connection, "history", {"collection": collection, "window": window})
+        ]
 
 
 def live_model(connection: Connection, collection: str) -> str:

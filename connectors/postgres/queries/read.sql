@@ -74,3 +74,10 @@ SELECT waiting.key, min(waiting.since), clock_timestamp()
            AND (d.generation IS NULL OR EXISTS (SELECT FROM upwell.generation g
                 WHERE g.collection = d.collection AND g.number = d.generation AND g.state = 'live'))) AS waiting
  GROUP BY waiting.key
+
+-- name: history
+-- Oldest first. The canary's is asked for by its name only.
+SELECT bucket, minutes, fresh, stale, incomplete, unknown, staleness_max_seconds::float8, pending_max, good, bad
+  FROM upwell.freshness_history
+ WHERE collection = %(collection)s AND bucket >= clock_timestamp() - %(window)s::interval
+ ORDER BY bucket
