@@ -161,7 +161,12 @@ def report(names: Sequence[str] = ("content", "customers")) -> dict[str, Any]:
             "sli": 0.9987,
             "budget_remaining_ratio": 0.87,
             "burn_rates": {"5m": 0.0, "30m": 0.1, "1h": 0.4, "6h": 0.2, "3d": 0.1},
-            "time": {"sli": 0.999, "budget_remaining_ratio": 0.8, "burn_rates": {"5m": 0.0, "1h": 0.0}},
+            "time": {
+                "objective": 0.995,
+                "sli": 0.999,
+                "budget_remaining_ratio": 0.8,
+                "burn_rates": {"5m": 0.0, "1h": 0.0},
+            },
         },
         "worst": [
             {
@@ -256,7 +261,8 @@ class FakeReads:
 
     def history(self, collection: str, window: timedelta) -> Sequence[Bucket]:
         self._ask("history")
-        minutes = [AT + timedelta(minutes=minute) for minute in range(180)]
+        begin = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=180)
+        minutes = [begin + timedelta(minutes=minute) for minute in range(180)]
         return [
             Bucket(
                 start=at,

@@ -62,9 +62,13 @@ def broken(live: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             "text": "nothing was evaluated yet; the first evaluation takes a few seconds",
         }
     for state in ORDER[:-1]:
+        names: dict[str, list[str]] = {}
         for name, each in (live.get("collections") or {}).items():
             if each["verdict"] == state.value:
-                yield {"what": name, "text": f"{state.value}: {each['reason']}"}
+                names.setdefault(each["reason"], []).append(name)
+        yield from (
+            {"what": ", ".join(whose), "text": f"{state.value}: {reason}"} for reason, whose in names.items()
+        )
     yield from _broken_parts(live)
 
 
@@ -133,7 +137,7 @@ def _connector_state(connector: Mapping[str, Any]) -> str:
 
 def _slot_state(slot: Mapping[str, Any]) -> str:
     log = slot.get("wal_status") or "not known"
-    return f"{'active' if slot.get('active') else 'not active'}, write-ahead log {log}"
+    return f"{'active' if slot.get('active') else 'not active'}, WAL {log}"
 
 
 def _collection_texts(name: str, each: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, str]:
@@ -163,7 +167,7 @@ def _load(load: Mapping[str, Any]) -> str:
 
 def _report_texts(report: Mapping[str, Any]) -> dict[str, str]:
     delays, slo = report.get("delay_seconds") or {}, report.get("slo") or {}
-    burn = slo.get("burn_rates") or {}
+    burn, time = slo.get("burn_rates") or {}, slo.get("time") or {}
     return {
         **{place: delay(delays.get(place)) for place in ("p50", "p95", "p99", "max")},
         "changes": count(delays.get("count")),
@@ -171,6 +175,10 @@ def _report_texts(report: Mapping[str, Any]) -> dict[str, str]:
         "objective": percent(slo.get("objective"), 2),
         "budget": percent(slo.get("budget_remaining_ratio")),
         "burn": ratio(burn.get("1h")),
+        "time-sli": percent(time.get("sli"), 2),
+        "time-objective": percent(time.get("objective"), 2),
+        "time-budget": percent(time.get("budget_remaining_ratio")),
+        "alerts": ", ".join(slo.get("alerts") or []) or ("none" if slo else DASH),
     }
 
 
