@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,8 +204,7 @@ def test_a_sink_that_refuses_is_no_key_that_is_wrong() -> None:
     assert "bob" not in found.text
 
 
-def test_a_sink_that_hangs_holds_up_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PATIENCE_SECONDS", 0.01)
+def test_a_sink_that_hangs_holds_up_no_page() -> None:
     reads = FakeReads()
     reads.answers.clear()
     with client(reads=reads) as page:
@@ -237,6 +237,15 @@ async def test_an_answer_is_read_anew_once_it_is_old() -> None:
     assert kept.last("two") == 2
     now[0] += answers.USABLE_SECONDS + 1
     assert kept.last("two") is None
+
+
+async def test_who_asks_does_not_wait_for_a_sink_that_hangs() -> None:
+    go = threading.Event()
+    answer = await answers.Answers().ask("report", lambda: go.wait(10), 0.01)
+    assert answer.asking is not None
+    go.set()
+    await answer.asking
+    assert answer.value is True
 
 
 async def test_questions_are_forgotten() -> None:
@@ -500,6 +509,7 @@ def test_a_stop_ends_what_is_open() -> None:
         next(lines)
         serving.stop()
         assert not serving.thread.is_alive()
+        assert list(lines) is not None, "a stream that was cut off raises here"
 
 
 # Words
