@@ -16,10 +16,11 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
+from connectors.postgres.history import read_buckets
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
-from schemas.freshness import Bucket, Freshness, SlowChange, State, Verdict
+from schemas.freshness import Freshness, SlowChange, State, Verdict
 from schemas.names import VIEW_COLUMNS, canonical_key, check_identifier
 from schemas.readings import (
     BLOCKED_SECONDS,
@@ -84,20 +85,13 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
             freshness=[_freshness(*row) for row in _rows(connection, "freshness", of)],
             slow=[SlowChange(*row) for row in _rows(connection, "slow_changes", of)],
-            buckets=_buckets(connection, of),
+            buckets=read_buckets(connection, of["names"], since),
             monitors=[MonitorReading(*row) for row in _rows(connection, "monitors")],
         )
 
 
 def _freshness(collection: str, verdict: str, reason: str, *rest: Any) -> Freshness:
     return Freshness(collection, Verdict(State(verdict), reason), *rest)
-
-
-def _buckets(connection: Connection, of: Mapping[str, Any]) -> dict[str, list[Bucket]]:
-    found: dict[str, list[Bucket]] = {name: [] for name in of["names"]}
-    for name, *row in _rows(connection, "history_buckets", of):
-        found[name].append(Bucket(*row))
-    return found
 
 
 def read_blocked(connection: Connection) -> list[BlockedReading]:

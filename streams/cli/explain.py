@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import click
@@ -15,8 +14,7 @@ from schemas.readings import Explanation
 from streams.cli.completion import collection_names
 from streams.cli.context import settings_from
 from streams.cli.table import console, one_line, table
-from streams.remains import deleted_at, remains
-from streams.settings import Settings
+from streams.explanation import explanation
 
 EXCERPT: Final = 200
 
@@ -34,57 +32,17 @@ def explain(ctx: click.Context, collection: str, key: tuple[str, ...], json_: bo
 
     with connect_sink(settings.sink.dsn) as connection:
         found = read(connection, collection, key)
-    answer = _answer(found, settings)
+    answer = explanation(
+        found,
+        timedelta(hours=settings.kafka.retention_hours),
+        timedelta(days=settings.sink.audit_retention_days),
+    )
     if json_:
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
     else:
         _print(found, answer, console())
     if not found.known:
         ctx.exit(1)
-
-
-def _answer(found: Explanation, settings: Settings) -> dict[str, Any]:
-    left = remains(
-        found,
-        timedelta(hours=settings.kafka.retention_hours),
-        timedelta(days=settings.sink.audit_retention_days),
-    )
-    state = "unknown" if not found.known else "gone" if found.record is None else "live"
-    if found.record is not None and found.record["deleted"]:
-        state = "deleted"
-    plain: dict[str, Any] = _plain(
-        {
-            **asdict(found),
-            "state": state,
-            "deleted_at": deleted_at(found),
-            "text": _text(found),
-            "remains": [asdict(each) for each in left] if found.known else [],
-        }
-    )
-    return plain
-
-
-def _text(found: Explanation) -> str | None:
-    """The document that the live generation's vectors are made of."""
-    from schemas.errors import TemplateError
-    from schemas.template import Template
-
-    row = None if found.record is None else found.record["row"]
-    live = next((each for each in found.generations if each.state == "live"), None)
-    if row is None or live is None:
-        return None
-    try:
-        return Template(live.template).render(row)
-    except TemplateError as error:
-        return f"({error})"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _print(found: Explanation, answer: Mapping[str, Any], screen: Console) -> None:

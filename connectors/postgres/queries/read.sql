@@ -70,13 +70,6 @@ SELECT collection, key, seconds, committed_at, visible_at, stages
  WHERE rank <= 10
  ORDER BY collection, rank
 
--- name: history_buckets
-SELECT collection, bucket, minutes, fresh, stale, incomplete, unknown, staleness_max_seconds, pending_max, good, bad
-  FROM upwell.freshness_history
- WHERE collection = ANY(%(names)s::text[]) AND bucket + minutes * interval '1 minute' > %(since)s
-   AND bucket > %(since)s::timestamptz - interval '1 day'
- ORDER BY collection, bucket
-
 -- name: monitors
 SELECT name, host, pid, seen_at FROM upwell.monitor ORDER BY seen_at DESC, name
 
