@@ -255,6 +255,12 @@ DOCUMENTS = _counter(
 BACKFILLED = _counter(
     "upwell_backfilled_total", "documents", "Documents of first loads that became searchable.", "collection"
 )
+EMBED_BUSY = _counter(
+    "upwell_embed_busy_seconds_total",
+    "seconds",
+    "Seconds that the worker has spent on embedding, from claim to written.",
+    "collection",
+)
 CHUNKS = _counter(
     "upwell_chunks_total",
     "chunks",

@@ -15,20 +15,22 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from schemas.change import Outcome
 from schemas.freshness import CANARY
+from schemas.sink import WriteOutcome
 from streams import metrics
+from streams.freshness.report import CHUNK_RESULTS
 from streams.metrics import Spec
 from streams.vitals import Vitals
 
-#: Counters of `Measures` by their names' beginning, and the metric that they are samples of.
-LABELLED: Final = (
-    ("outcome_", metrics.OUTCOMES),
-    ("chunks_", metrics.CHUNKS),
-    ("embed_", metrics.DOCUMENTS),
-)
-PLAIN: Final[Mapping[str, Spec]] = {
-    "backfilled": metrics.BACKFILLED,
-    "clock_negative": metrics.CLOCK_NEGATIVE,
+#: Counters of `Measures`: the metric, the label's value beside the collection, and what one of them is in its unit.
+COUNTERS: Final[Mapping[str, tuple[Spec, tuple[str, ...], float]]] = {
+    **{f"outcome_{each.value}": (metrics.OUTCOMES, (each.value,), 1) for each in Outcome},
+    **{f"chunks_{each}": (metrics.CHUNKS, (each,), 1) for each in CHUNK_RESULTS},
+    **{f"embed_{each.value}": (metrics.DOCUMENTS, (each.value,), 1) for each in WriteOutcome},
+    "embed_busy_ms": (metrics.EMBED_BUSY, (), 0.001),
+    "backfilled": (metrics.BACKFILLED, (), 1),
+    "clock_negative": (metrics.CLOCK_NEGATIVE, (), 1),
 }
 
 
@@ -89,15 +91,11 @@ class WorkerMetrics(Collector):
         yield from self._state()
 
     def _counters(self) -> Iterator[Metric]:
-        families = {spec: spec.counter() for spec in (*PLAIN.values(), *(spec for _, spec in LABELLED))}
+        families = {spec: spec.counter() for spec, _, _ in COUNTERS.values()}
         for (collection, name), number in sorted(self._counts.items()):
-            if collection == CANARY:
-                continue
-            if name in PLAIN:
-                families[PLAIN[name]].add_metric([collection], number)
-            for prefix, spec in LABELLED:
-                if name.startswith(prefix):
-                    families[spec].add_metric([collection, name.removeprefix(prefix)], number)
+            if name in COUNTERS and collection != CANARY:
+                spec, labels, unit = COUNTERS[name]
+                families[spec].add_metric([collection, *labels], number * unit)
         yield from families.values()
         retries = metrics.RETRIES.counter()
         for stage, number in self._vitals.retries.items():

@@ -21,8 +21,11 @@ from schemas.freshness import EVALUATION_SECONDS, State
 from schemas.sink import Lane, WriteOutcome
 from streams import metrics
 from streams.freshness.exposition import exposition
+from streams.freshness.live import live
 from streams.freshness.measures import STAGES
+from streams.freshness.monitor import Monitor
 from streams.freshness.report import CHUNK_RESULTS
+from streams.settings import Settings
 from tests.unit.test_readme import README, anchors, readme
 
 ROOT: Final = Path(__file__).parents[2]
@@ -354,10 +357,10 @@ REPORT: Final = {
 }
 
 
-def series(live: dict[str, Any], report: dict[str, Any] | None = None) -> dict[tuple[str, ...], float]:
+def series(of: dict[str, Any], report: dict[str, Any] | None = None) -> dict[tuple[str, ...], float]:
     """The samples by name and label values; valid, of metrics that are the monitor's, with labels as they are named."""
     found: dict[tuple[str, ...], float] = {}
-    for family in text_string_to_metric_families(exposition(live, report).decode()):
+    for family in text_string_to_metric_families(exposition(of, report).decode()):
         for sample in family.samples:
             spec = metrics.BY_NAME[sample.name]
             assert spec.of in {"monitor", "both"}
@@ -405,10 +408,20 @@ def test_a_healthy_deployment_has_every_series() -> None:
 
 
 @pytest.mark.parametrize(
-    "live", [{}, {"age_seconds": None, "evaluated_at": None, "collections": {}, "workers": []}]
+    "known", [{}, {"age_seconds": None, "evaluated_at": None, "collections": {}, "workers": []}]
 )
-def test_before_the_first_evaluation_nothing_is_claimed(live: dict[str, Any]) -> None:
-    assert [place[0] for place in series(live)] == ["upwell_build_info"]
+def test_before_the_first_evaluation_nothing_is_claimed(known: dict[str, Any]) -> None:
+    assert [place[0] for place in series(known)] == ["upwell_build_info"]
+
+
+def test_a_monitor_that_has_not_looked_yet_is_exposed() -> None:
+    """The monitor's own object, not ours."""
+    found = series(live(Monitor(Settings())))
+    assert {place[0] for place in found} <= {
+        *("upwell_build_info", "upwell_round_period_seconds"),
+        *("upwell_neighbour_up", "upwell_neighbour_age_seconds"),
+    }
+    assert found["upwell_round_period_seconds",] == 5
 
 
 def test_an_evaluation_that_read_no_workers_does_not_say_that_there_are_none() -> None:
@@ -474,15 +487,15 @@ def test_what_is_wrong_shows() -> None:
 
 
 def test_no_text_of_an_error_becomes_a_label() -> None:
-    live = changed(
+    known = changed(
         gap="secret-1",
         blocked=[{"collection": "content", "slot": "", "reason": "secret-2", "since": None}],
         neighbours={"sink": {"ok": False, "error": "secret-3", "age_seconds": 1.0}},
         connector={**HEALTHY["connector"], "cause": "secret-4"},
         workers=[{"slot": "w", "host": "secret-5", "pid": 1, "seen_seconds": 1.0, "problems": ["secret-6"]}],
     )
-    live["collections"]["content"]["reason"] = "secret-7"
-    assert b"secret" not in exposition(live, REPORT)
+    known["collections"]["content"]["reason"] = "secret-7"
+    assert b"secret" not in exposition(known, REPORT)
 
 
 # README

@@ -192,6 +192,7 @@ def test_what_is_measured_becomes_series(worker: Turned) -> None:
     measures.count("content", NOW, "embed_written")
     measures.count("content", NOW, "backfilled", 6)
     measures.count("content", NOW, "fill_written", 6)
+    measures.worked("content", NOW, 3, 1.5)
     measures.delay("content", NOW, "total", 0.01)
     measures.delay("content", NOW, "total", 0.2, 4)
     measures.delay("content", NOW, "total", 4000.0)
@@ -205,6 +206,9 @@ def test_what_is_measured_becomes_series(worker: Turned) -> None:
     assert found["upwell_outcomes_total", "content", "applied"] == 5
     assert found["upwell_chunks_total", "content", "kept"] == 4
     assert found["upwell_documents_total", "content", "written"] == 1
+    assert found["upwell_embed_busy_seconds_total", "content"] == 1.5
+    documents = [place for place in found if place[0] == "upwell_documents_total"]
+    assert len(documents) == 1, "only what became of a document"
     assert found["upwell_backfilled_total", "content"] == 6
     assert found["upwell_negative_delays_total", "content"] == 1
     total = {
