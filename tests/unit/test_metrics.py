@@ -25,6 +25,7 @@ from streams.freshness.live import live
 from streams.freshness.measures import STAGES
 from streams.freshness.monitor import Monitor
 from streams.freshness.report import CHUNK_RESULTS
+from streams.freshness.slo import BURN_WINDOWS
 from streams.settings import Settings
 from tests.unit.test_readme import README, anchors, readme
 
@@ -38,7 +39,7 @@ RULES: Final = [
 DASHBOARD: Final = json.loads((ROOT / "infra" / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
 #: What Prometheus adds to every series.
 SCRAPED: Final = frozenset({"instance", "job"})
-WINDOWS: Final = frozenset({"5m", "30m", "1h", "6h", "3d"})
+WINDOWS: Final = frozenset(BURN_WINDOWS)
 #: Labels with few values, so that a matcher which can never match is found.
 VALUES: Final = {
     "state": frozenset(State),
