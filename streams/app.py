@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 import structlog
 
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker
-from connectors.kafka import TopicFacts
+from connectors.kafka import Kafka, TopicFacts
 from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
@@ -30,6 +31,7 @@ from streams.capture import completion, lineage_of
 from streams.completion import Completing, Completion
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
+from streams.freshness.rounds import Ends
 from streams.generations import matching
 from streams.intake.stage import Intake
 from streams.models import encoder_of
@@ -37,10 +39,14 @@ from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
 from streams.settings import Settings
+from streams.vitals import Vitals
 from streams.watch import watch
 from streams.worker import IntakeNeeds, Parts, Worker
 
 log = structlog.get_logger()
+
+#: Kafka is asked for the ends of our topics, and may take so long.
+ENDS_SECONDS: Final = 5.0
 
 Service = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -109,6 +115,7 @@ async def _run(
             wakes.append(needs.wake)
             return _intakes(settings, decoders, store, registry, needs)
 
+        vitals = Vitals()
         repairing = Repairing(settings.source.dsn, settings.sink.dsn, store.repairs_due)
         pacing = Pacing(
             settings.source.dsn,
@@ -128,18 +135,24 @@ async def _run(
             generations=generations,
             services=(
                 _listening(settings, wakes),
-                partial(watch, store, started_for, list(settings.collections)),
+                partial(watch, store, started_for, list(settings.collections), vitals.sink_answered),
                 store.keep_house,
                 repairing.run,
                 pacing.run,
                 _completing(settings, store).run,
             ),
             on_stopping=on_stopping,
+            vitals=vitals,
+            read_ends=partial(_ends, neighbours.kafka(settings, timeout=ENDS_SECONDS), sorted(topics)),
         )
         await Worker(parts).run()
     finally:
         await registry.close()
         await store.close()
+
+
+def _ends(kafka: Kafka, topics: Sequence[str]) -> Ends:
+    return Ends(kafka.end_offsets(topics), kafka.log_starts(topics))
 
 
 def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:
@@ -261,6 +274,7 @@ def _intakes(
             should_stop=needs.should_stop,
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
             notices=store,
+            vitals=needs.vitals,
         )
         for topic, decoder in decoders.items()
     }

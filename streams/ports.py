@@ -110,6 +110,10 @@ class BlockedStore(Protocol):
 class WorkerStore(IntakeStore, EmbedStore, BlockedStore, Protocol):
     """The sink as a worker process uses it."""
 
+    def serves_at(self, url: str) -> None:
+        """Where this worker has its metrics, "" if nowhere; to be said in the sink soon."""
+        ...
+
     async def set_problems(self, problems: Sequence[str]) -> None:
         """Say in the sink what this worker cannot do; none says that all is well."""
         ...

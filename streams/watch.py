@@ -18,15 +18,20 @@ POLL_SECONDS: Final = 1.0
 
 
 async def watch(
-    store: PostgresStore, started_for: Deployment, served: Collection[str], should_stop: Callable[[], bool]
+    store: PostgresStore,
+    started_for: Deployment,
+    served: Collection[str],
+    answered: Callable[[], None],
+    should_stop: Callable[[], bool],
 ) -> None:
     """Until told to stop. `served`: the worker's collections. Raises DeploymentChanged.
 
-    The sink being away is no matter here.
+    The sink being away is no matter here; `answered` is called when it is not.
     """
     while not should_stop():
         try:
             changed = started_for.difference(await store.deployment(), served)
+            answered()
         except Retry:
             changed = ""
         if changed:

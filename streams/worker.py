@@ -11,9 +11,12 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
+from aiohttp.web import AppRunner
+from faust.types import AppT
 
 from schemas.change import TopicPartition
 from schemas.errors import DeploymentChanged, MigrationNeeded, UpwellError
@@ -21,20 +24,27 @@ from schemas.sink import GenerationInfo
 from streams.embed.recipes import RecipeBook
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
 from streams.freshness.measures import Measures
+from streams.freshness.rounds import Ends
 from streams.intake.app import faust_settings, make_app
 from streams.intake.retry import Stopping, persist
 from streams.intake.stage import Intake
 from streams.ports import Encoder, WorkerStore
 from streams.settings import Settings
+from streams.vitals import Vitals
+from streams.worker_http import make_http, port_of, start_http
+from streams.worker_metrics import WorkerMetrics
 
 log = structlog.get_logger()
+
+LOOK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What `app.py` wires for a worker. Recipes and intakes are made when model and loop are there.
 
-    `generations`: those that are fed, as the start found them. `on_stopping` is told once, with the exit code to come,
+    `generations`: those that are fed, as the start found them. `read_ends`: ends and log starts of our topics, for
+    `vitals`; it blocks. `on_stopping` is told once, with the exit code to come,
     before anything is waited for.
     """
 
@@ -47,6 +57,8 @@ class Parts:
     generations: Sequence[GenerationInfo]
     services: tuple[Callable[[Callable[[], bool]], Awaitable[None]], ...] = ()
     on_stopping: Callable[[int], None] = lambda exit_code: None
+    vitals: Vitals = field(default_factory=Vitals)
+    read_ends: Callable[[], Ends] = lambda: Ends({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class IntakeNeeds:
     positions: dict[TopicPartition, int]
     wake: Callable[[], None]
     should_stop: Callable[[], bool]
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 class Worker:
@@ -70,14 +83,20 @@ class Worker:
         self._fatal: BaseException | None = None
         self._embedder: Embedder | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._vitals = parts.vitals
+        self._vitals.stopping = self._stop.is_set
+        self._metrics = self._measures.observer = WorkerMetrics(self._vitals)
 
     async def run(self) -> None:
         """Raises the fatal error, if one ended it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_now)
-        needs = IntakeNeeds(self._measures, self._positions, self._wake_embedder, self._stop.is_set)
-        settings = self._parts.settings
+        needs = IntakeNeeds(
+            self._measures, self._positions, self._wake_embedder, self._stop.is_set, self._vitals
+        )
+        settings, intakes = self._parts.settings, self._parts.make_intakes(needs)
+        self._vitals.collections = {topic: intake.collection for topic, intake in intakes.items()}
         app = make_app(
             faust_settings(
                 settings.group_id,
@@ -87,21 +106,45 @@ class Worker:
                 settings.worker.session_timeout_seconds,
                 security=settings.kafka.security(),
             ),
-            self._parts.make_intakes(needs),
+            intakes,
             batch_size=settings.worker.batch_size,
             read_positions=self._read_positions,
             on_fatal=self._on_fatal,
         )
+        self._vitals.group = lambda: (app.started and app.consumer.is_member, app.rebalancing)
+        runner = await self._serve_http()
         embedding = asyncio.create_task(self._embed())
         flushing = asyncio.create_task(self._flush_often())
+        looking = asyncio.create_task(self._look_often(app))
         services = [asyncio.create_task(self._serve(run)) for run in self._parts.services]
         try:
             await self._start(app)
             await self._stop.wait()
         finally:
-            await self._wind_down(app, [embedding, *services], flushing)
+            await self._wind_down(app, [embedding, *services], [flushing, looking])
+            if runner is not None:
+                await runner.cleanup()
         if self._fatal is not None:
             raise self._fatal
+
+    async def _serve_http(self) -> AppRunner | None:
+        slot, settings = self._parts.slot, self._parts.settings.worker
+        made = make_http(self._vitals, self._metrics)
+        runner, url = await start_http(made, settings.http_host, port_of(settings.http_port, slot))
+        self._parts.store.serves_at(url)
+        return runner
+
+    async def _look_often(self, app: AppT) -> None:
+        """What waits for us in Kafka, and how far we are, for `vitals`."""
+        while True:
+            ends: Ends | None = None
+            with contextlib.suppress(UpwellError):
+                ends = await asyncio.to_thread(self._parts.read_ends)
+            starts = {} if ends is None else ends.starts
+            assigned = app.consumer.assigned() if app.started else frozenset()
+            positions = {at: self._positions.get(at, starts.get(at, 0)) for at in assigned}
+            self._vitals.looked(positions, None if ends is None else ends.ends)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _start(self, app: object) -> None:
         log.info("worker starting", slot=self._parts.slot)
@@ -111,7 +154,7 @@ class Worker:
             self._on_fatal(error)
 
     async def _wind_down(
-        self, app: object, tasks: list[asyncio.Task[None]], flushing: asyncio.Task[None]
+        self, app: object, tasks: list[asyncio.Task[None]], endless: list[asyncio.Task[None]]
     ) -> None:
         self._stop.set()
         if self._embedder is not None:
@@ -121,9 +164,9 @@ class Worker:
                 app.consumer.leave_group()  # type: ignore[attr-defined]
             await app.stop()  # type: ignore[attr-defined]
         await asyncio.wait(tasks, timeout=20)
-        for task in (*tasks, flushing):
+        for task in (*tasks, *endless):
             task.cancel()
-        await asyncio.gather(*tasks, flushing, return_exceptions=True)
+        await asyncio.gather(*tasks, *endless, return_exceptions=True)
         with contextlib.suppress(UpwellError):
             await self._flush()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -181,6 +224,7 @@ class Worker:
                     settings.embed_attempts,
                 ),
                 executor=self._executor,
+                vitals=self._vitals,
             )
             log.info("embedding", models=sorted({each.encoder.name for each in recipes.values()}))
             if not self._stop.is_set():

@@ -85,7 +85,7 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
             freshness=[_freshness(*row) for row in _rows(connection, "freshness", of)],
             slow=[SlowChange(*row) for row in _rows(connection, "slow_changes", of)],
-            buckets=read_buckets(connection, of["names"], since),
+            buckets=read_buckets(connection, names, since),
             monitors=[MonitorReading(*row) for row in _rows(connection, "monitors")],
         )
 

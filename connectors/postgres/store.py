@@ -41,6 +41,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         EmbedTransactions.__init__(self, pool)
         self._dsn, self._slot, self._retention_days = dsn, writer, retention_days
         self._writer = f"{writer}@{int(time.time())}"
+        self._url = ""
         self._held: psycopg.AsyncConnection[Any] | None = None
 
     @classmethod
@@ -97,6 +98,10 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         """Whether any of these loads has only to be completed."""
         return await self._holds(CAPTURE["scanned"], {"names": list(names)})
 
+    def serves_at(self, url: str) -> None:
+        """Where this worker has its metrics; said in the sink with its next sign of life."""
+        self._url = url
+
     async def set_problems(self, problems: Sequence[str]) -> None:
         """Say in the sink what this worker cannot do; none says that all is well."""
         await self._run("set_worker_problems", {"slot": self._slot, "problems": Jsonb(list(problems))})
@@ -135,7 +140,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         partitions_at = 0.0
         while not should_stop():
             with contextlib.suppress(UpwellError):
-                await self._run("seen_worker", {"slot": self._slot})
+                await self._run("seen_worker", {"slot": self._slot, "url": self._url})
                 if time.monotonic() - partitions_at > PARTITION_SECONDS or not partitions_at:
                     await self._run("make_audit_partitions", {"retention_days": self._retention_days})
                     partitions_at = time.monotonic()

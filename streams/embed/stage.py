@@ -21,6 +21,7 @@ from schemas.template import Template
 from streams.embed.core import Cut, counts, cut, embed_write, to_encode
 from streams.freshness.measures import Measures
 from streams.ports import Chunker, EmbedStore, Encoder
+from streams.vitals import EMBED, Vitals
 
 log = structlog.get_logger()
 
@@ -68,9 +69,11 @@ class Embedder:
         slot: str,
         limits: EmbedLimits,
         executor: Executor,
+        vitals: Vitals | None = None,
     ) -> None:
         self._store, self._recipes, self._measures = store, recipes, measures
         self._slot, self._limits, self._executor = slot, limits, executor
+        self._vitals = vitals or Vitals()
         self._wake = asyncio.Event()
         self._batch = limits.batch
         self._stopping = False
@@ -97,10 +100,11 @@ class Embedder:
             try:
                 released = released or await self._store.release(self._slot) >= 0
                 self._wake.clear()
-                if await self.step() == 0:
+                if await self._timed_step() == 0:
                     await self._wait(self._limits.poll_seconds)
                 pause = 0.1
             except Retry as error:
+                self._vitals.trouble(EMBED, error)
                 released = False  # what the failed step had claimed must not wait for the end of its lease
                 log.warning("embed retry", error=str(error), pause_seconds=pause)
                 await self._wait(pause)
@@ -114,6 +118,13 @@ class Embedder:
             await asyncio.wait_for(self._wake.wait(), seconds)
         except TimeoutError:
             return
+
+    async def _timed_step(self) -> int:
+        self._vitals.embedding(True)
+        try:
+            return await self.step()
+        finally:
+            self._vitals.embedding(False)
 
     async def step(self) -> int:
         """Claim and embed one batch. Returns the number of claims."""
@@ -183,10 +194,11 @@ class Embedder:
         missing = to_encode(cuts, known)
         vectors: dict[bytes, Sequence[float]] = {}
         if missing:
-            loop = asyncio.get_running_loop()
+            loop, started = asyncio.get_running_loop(), time.monotonic()
             encoded = await loop.run_in_executor(
                 self._executor, recipe.encoder.encode, list(missing.values())
             )
+            self._measures.encoded(claim.collection, time.monotonic() - started)
             vectors = dict(zip(missing, encoded, strict=True))
         return [embed_write(one, vectors, recipe.copy_from) for one in cuts], frozenset(missing)
 

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from schemas.change import Change, Undecodable
 from schemas.freshness import SlowChange
@@ -43,8 +43,21 @@ class Drained:
         return not (self.counters or self.sketches or self.judged or self.slow)
 
 
+class Observer(Protocol):
+    """Is told all that is measured, as it is measured; it must be quick."""
+
+    def counted(self, collection: str, name: str, number: int) -> None: ...
+
+    def delayed(self, collection: str, stage: str, seconds: float, weight: int) -> None: ...
+
+    def encoded(self, collection: str, seconds: float) -> None: ...
+
+
 class Measures:
     """Not thread-safe: lives on the event loop. `thresholds`: seconds by collection; of others no change is judged."""
+
+    #: Set by a worker that exposes metrics.
+    observer: Observer | None = None
 
     def __init__(self, thresholds: Mapping[str, float] | None = None) -> None:
         self._thresholds = dict(thresholds or {})
@@ -60,6 +73,13 @@ class Measures:
         if number:
             place = (collection, _minute(at), name)
             self._counters[place] = self._counters.get(place, 0) + number
+            if self.observer is not None:
+                self.observer.counted(collection, name, number)
+
+    def encoded(self, collection: str, seconds: float) -> None:
+        """One call of the model, for all texts of a batch."""
+        if self.observer is not None:
+            self.observer.encoded(collection, seconds)
 
     def delay(self, collection: str, at: datetime, stage: str, seconds: float, weight: int = 1) -> None:
         """Add a delay, `weight` changes with the same one."""
@@ -68,6 +88,8 @@ class Measures:
         place = (collection, _minute(at), stage)
         self._sketches.setdefault(place, new_sketch()).add(max(seconds, 0.0), weight)
         self._touched.add(place)
+        if self.observer is not None:
+            self.observer.delayed(collection, stage, max(seconds, 0.0), weight)
 
     def slow(self, change: SlowChange) -> None:
         """Keep it if it is one of the slowest of its collection and minute."""

@@ -33,9 +33,10 @@ async def persist(
     deadline_seconds: float,
     where: str,
     on_blocked: Callable[[Blocked], Awaitable[None]] | None = None,
+    on_trouble: Callable[[Exception], None] = lambda error: None,
 ) -> T:
     """Call `attempt` until it succeeds. Retry errors back off with jitter, Blocked ones wait to be mended; `on_blocked`
-    is told of each of these, and must neither raise nor take long.
+    is told of each of these, and must neither raise nor take long. `on_trouble` is told of both.
 
     Raises Stopping when `should_stop`, Halt when Retry errors last longer than `deadline_seconds`, and whatever
     else `attempt` raises.
@@ -45,10 +46,12 @@ async def persist(
         try:
             return await attempt()
         except Retry as error:
+            on_trouble(error)
             if time.monotonic() - since > deadline_seconds:
                 raise Halt(f"{where}: gave up after {deadline_seconds:.0f} s: {error}") from error
             log.warning("retry", where=where, error=str(error), pause_seconds=round(pause, 2))
         except Blocked as error:
+            on_trouble(error)
             since, pause = time.monotonic(), BLOCKED_PAUSE_SECONDS
             log.error("blocked", where=where, error=str(error))
             if on_blocked is not None:

@@ -23,6 +23,7 @@ from streams.freshness.measures import Measures
 from streams.intake.core import decide, has_truncate, keys_of, keys_with_rows
 from streams.intake.retry import persist
 from streams.ports import BlockedStore, IntakeStore, SchemaRegistry
+from streams.vitals import Vitals
 
 T = TypeVar("T")
 
@@ -49,11 +50,13 @@ class Intake:
         should_stop: Callable[[], bool],
         retry_deadline_seconds: float,
         notices: BlockedStore | None = None,
+        vitals: Vitals | None = None,
     ) -> None:
         self.collection, self._decoder, self._store, self._registry = collection, decoder, store, registry
         self._measures, self._positions, self._wake = measures, positions, wake
         self._should_stop, self._retry_deadline_seconds = should_stop, retry_deadline_seconds
         self._notices, self._is_blocked = notices, False
+        self._vitals = vitals or Vitals()
 
     async def take_in(self, messages: Sequence[RawMessage]) -> None:
         """Return when every message's outcome is committed. Raises what ends the worker (Halt, Stopping)."""
@@ -146,13 +149,16 @@ class Intake:
         )
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], message: RawMessage) -> T:
-        return await persist(
+        done = await persist(
             attempt,
             should_stop=self._should_stop,
             deadline_seconds=self._retry_deadline_seconds,
             where=f"{self.collection} {message.at.topic}/{message.at.partition}@{message.offset}",
             on_blocked=self._stands_still,
+            on_trouble=partial(self._vitals.trouble, self.collection),
         )
+        self._vitals.mended(self.collection)
+        return done
 
 
 async def _briefly(call: Awaitable[None]) -> None:

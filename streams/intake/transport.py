@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AiokafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AiokafkaTransport
@@ -70,6 +71,19 @@ class PositionedConsumer(AiokafkaConsumer):  # type: ignore[misc]
         seek = {TP(at.topic, at.partition): offset for at, offset in offsets.items()}
         await self._thread.seek_wait(seek)
         return seek
+
+    def assigned(self) -> frozenset[TopicPartition]:
+        """Our partitions, none before the start."""
+        try:
+            return frozenset(TopicPartition(tp.topic, tp.partition) for tp in self.assignment())
+        except ConsumerNotStarted:
+            return frozenset()
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group's coordinator has given this consumer a member id."""
+        consumer = getattr(self._thread, "_consumer", None)
+        return bool(getattr(getattr(consumer, "_coordinator", None), "member_id", ""))
 
     def leave_group(self) -> None:
         """Leave the group when this consumer stops, as a static member never does.

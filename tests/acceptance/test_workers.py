@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import requests
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from infra import stack as local_stack
@@ -71,6 +73,20 @@ def workers(sink: psycopg.Connection[Any]) -> dict[str, int]:
     return dict(sink.execute("SELECT slot, pid FROM upwell.worker").fetchall())
 
 
+def says(sink: psycopg.Connection[Any], slot: str, path: str) -> tuple[int, str]:
+    """Status and text of a page of a worker; 0 where it does not answer."""
+    url = one(sink, "SELECT url FROM upwell.worker WHERE slot = %s", slot)
+    try:
+        answer = requests.get(f"{url}{path}", timeout=5)
+    except requests.RequestException as error:
+        return 0, str(error)
+    return answer.status_code, answer.text
+
+
+def is_ready(sink: psycopg.Connection[Any], slot: str) -> bool:
+    return says(sink, slot, "/readyz") == (200, "ok\n")
+
+
 def embedding(worker: WorkerProcess, times: int) -> bool:
     return worker.log.read_text(errors="replace").count('"event": "embedding"') >= times
 
@@ -97,6 +113,12 @@ def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothin
     with prepared.sink() as sink:
         for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
             assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
+        for slot in before:
+            until(partial(is_ready, sink, slot), 30, f"{slot} ready")
+            assert says(sink, slot, "/healthz") == (200, "ok\n")
+        _, text = says(sink, max(before), "/metrics")
+        assert 'upwell_outcomes_total{collection="content",outcome="applied"}' in text
+        assert 'upwell_encode_seconds_count{collection="content"}' in text
     assert supervised.stop() == 0, supervised.tail()
     assert '"signal": "SIGKILL"' in supervised.log.read_text()
 

@@ -266,16 +266,18 @@ async def test_a_worker_can_do_its_work(server: Server, dsn: str, connection: Co
     await take_in(store, fence=Fence(1, 10))
     await store.release("w")
     await store.flush_measures({}, {}, {("content", when(10)): (1, 0)})
+    store.serves_at("http://127.0.0.1:8100")
     calls = iter([False, True])
     await store.keep_house(lambda: next(calls, True))
     await store.close()
     assert connection.execute("SELECT count(*) FROM upwell.audit").fetchone() != (0,)
+    assert connection.execute("SELECT url FROM upwell.worker").fetchone() == ("http://127.0.0.1:8100",)
 
 
 # -- slots
 
 
-async def test_a_slot_is_one_workers(dsn: str) -> None:
+async def test_a_slot_is_one_workers(dsn: str, connection: Connection) -> None:
     first, second = await PostgresStore.open(dsn, writer="s"), await PostgresStore.open(dsn, writer="s")
     await first.register_worker("s", "here", 1)
     with pytest.raises(SlotTaken, match="slot s") as caught:
@@ -283,8 +285,10 @@ async def test_a_slot_is_one_workers(dsn: str) -> None:
     assert "\n" not in str(caught.value)
     await second.register_worker("other", "here", 2)
     await first.close()
+    connection.execute("UPDATE upwell.worker SET url = 'http://of-the-first'")
     third = await PostgresStore.open(dsn, writer="s")
     await third.register_worker("s", "here", 3)
+    assert connection.execute("SELECT url FROM upwell.worker WHERE slot = 's'").fetchone() == ("",)
     await third.close()
     await second.close()
 

@@ -461,6 +461,9 @@ class FakeStore:
     async def generations(self) -> Sequence[GenerationInfo]:
         return [each for each in self.generation_infos if each.state != "dropped"]
 
+    def serves_at(self, url: str) -> None:
+        self.url = url
+
     async def set_problems(self, problems: Sequence[str]) -> None:
         self._refusal(after_commit=False)
         self.problems = list(problems)

@@ -21,6 +21,8 @@ from schemas.template import Template
 from streams.embed import stage
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
 from streams.freshness.measures import Measures
+from streams.vitals import Vitals
+from streams.worker_metrics import WorkerMetrics
 from tests.property.test_simulation import START, FakeEncoder, MemoryStore, WordChunker
 
 AT_ONCE = EmbedLimits(batch=2000, backfill_share=0.25, lease_seconds=100, poll_seconds=0.01, attempts=3)
@@ -307,6 +309,29 @@ async def test_a_sink_that_is_away_is_tried_again(executor: Executor) -> None:
     one.stop()
     await asyncio.wait_for(running, 5)
     assert fatal == []
+    assert one._vitals.retries["embed"] == 2
+
+
+async def test_a_step_and_a_call_of_the_model_are_told(executor: Executor) -> None:
+    class Told(WorkerMetrics):
+        calls = 0
+
+        def encoded(self, collection: str, seconds: float) -> None:
+            assert (collection, seconds >= 0) == ("content", True)
+            assert one._vitals._embed_since is not None, "a step is under way"
+            self.calls += 1
+
+    store, fatal, measures = MemoryStore(), list[BaseException](), Measures()
+    told = measures.observer = Told(Vitals())
+    stored(store, "[1]", "tea")
+    one = embedder(store, FakeEncoder(), executor, measures=measures)
+    running = asyncio.create_task(one.run(fatal.append))
+    await until(lambda: "[1]" in store.embedding)
+    one.stop()
+    await asyncio.wait_for(running, 5)
+    assert fatal == []
+    assert told.calls == 1
+    assert one._vitals._embed_since is None
 
 
 async def test_a_sink_that_goes_away_at_the_write_delays_no_lease_long(executor: Executor) -> None:

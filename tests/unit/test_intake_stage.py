@@ -29,6 +29,7 @@ from streams.intake import retry, stage
 from streams.intake.retry import Stopping, persist
 from streams.intake.stage import Intake
 from streams.intake.transport import starting_offsets
+from streams.vitals import Vitals
 from tests.fixtures.envelope import Made, envelope_message
 from tests.property.test_simulation import MemoryStore
 
@@ -126,6 +127,7 @@ class Line:
     notices: Notices = field(default_factory=Notices)
     woken: int = 0
     stopping: bool = False
+    vitals: Vitals = field(default_factory=Vitals)
 
     def __post_init__(self) -> None:
         self.decoder = BlockedDecoder("content", SPEC, ["id"], 1, "__hole_5f3a__")
@@ -141,6 +143,7 @@ class Line:
             should_stop=lambda: self.stopping,
             retry_deadline_seconds=30,
             notices=self.notices,
+            vitals=self.vitals,
         )
 
     def _wake(self) -> None:
@@ -181,6 +184,7 @@ async def test_retry_is_in_place_and_loses_nothing(trouble: UpwellError) -> None
     assert line.live == {"[1]": "tea", "[2]": "milk"}
     assert line.sink.batches == [["[1]", "[2]"]]
     assert line.positions == {AT: 2}
+    assert line.vitals.retries["intake"] == 2
 
 
 async def test_a_registry_that_is_away_is_waited_for() -> None:
@@ -223,10 +227,12 @@ async def test_a_blocked_message_waits_behind_what_came_before_and_goes_on_when_
     await asyncio.sleep(0.03)
     assert not taking.done()
     assert line.positions == {AT: 1}
+    assert line.vitals.blocked == {"content": "column 'title' is gone"}
     line.decoder.blocked = None
     await asyncio.wait_for(taking, 5)
     assert line.live == {"[1]": "tea", "[2]": "lemon", "[3]": "milk"}
     assert line.positions == {AT: 3}
+    assert line.vitals.blocked == {}
 
 
 async def test_a_blocked_collection_is_said_until_it_goes_on() -> None:

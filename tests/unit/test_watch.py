@@ -55,5 +55,5 @@ async def test_a_sink_that_is_away_is_no_change(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
     store: Any = Store(NOW, SinkUnavailable("away"), NOW, Deployment(2, (), ()))
     with pytest.raises(DeploymentChanged, match="lineage 2 has begun: this worker starts again"):
-        await watch(store, NOW, ["content"], lambda: False)
+        await watch(store, NOW, ["content"], lambda: None, lambda: False)
     assert store.answers == []

@@ -384,10 +384,10 @@ SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 INSERT INTO upwell.worker (slot, host, pid) VALUES (%(slot)s, %(host)s, %(pid)s)
 ON CONFLICT (slot) DO UPDATE
    SET host = excluded.host, pid = excluded.pid, started_at = clock_timestamp(), seen_at = clock_timestamp(),
-       problems = '[]'
+       problems = '[]', url = ''
 
 -- name: seen_worker
-UPDATE upwell.worker SET seen_at = clock_timestamp() WHERE slot = %(slot)s
+UPDATE upwell.worker SET seen_at = clock_timestamp(), url = %(url)s WHERE slot = %(slot)s
 
 -- name: set_worker_problems
 UPDATE upwell.worker SET problems = %(problems)s WHERE slot = %(slot)s
