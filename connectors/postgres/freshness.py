@@ -14,12 +14,22 @@ from connectors.postgres.capture_state import SILENT_SECONDS
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.freshness import Verdict
+from schemas.readings import BLOCKED_SECONDS
 
 SQL: Final = Queries.load("freshness")
 Connection = psycopg.Connection[Any]
 
 #: Two encodings of nearly the same short text; a broken model or a wrong vector is far below.
 LEAST_COSINE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedSeen:
+    """A worker that waits until somebody mends what the reason names."""
+
+    slot: str
+    reason: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class CollectionSeen:
     letter_since: datetime | None
     doubted: datetime | None
     undated: Sequence[tuple[str, int, int]] = ()
-    blocked: str = ""
+    blocked: Sequence[BlockedSeen] = ()
 
     @property
     def unreflected(self) -> datetime | None:
@@ -86,11 +96,16 @@ class SinkSeen:
 
 @dataclass(frozen=True, slots=True)
 class CanaryFound:
-    """What a search for the stored canary has found; `number` 0: nothing yet. `error`: what is wrong with it."""
+    """What a search for the stored canary has found; `number` 0: nothing yet. `error`: what is wrong with it.
+
+    `delay_seconds`: from its commit until it was searchable; `age_seconds`: since then.
+    """
 
     number: int
     cosine: float | None = None
     error: str = ""
+    delay_seconds: float | None = None
+    age_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +139,7 @@ class FreshnessStore:
 
     def look(self, names: Collection[str], topics: Collection[str]) -> SinkSeen:
         """The snapshot. `topics`: those whose positions are wanted."""
-        of = {"names": list(names), "topics": list(topics)}
+        of = {"names": list(names), "topics": list(topics), "blocked_seconds": BLOCKED_SECONDS}
         with sink_errors(), self.connection.transaction():
             self.connection.execute(SQL["one_snapshot"])
             with self.connection.pipeline():
@@ -135,7 +150,9 @@ class FreshnessStore:
                     )
                 )  # fmt: skip
             at, lineage = now.fetchall()[0]
-            stuck = {row[0]: row[1] for row in blocked.fetchall()}
+            stuck: dict[str, list[BlockedSeen]] = {}
+            for name, *row in blocked.fetchall():
+                stuck.setdefault(name, []).append(BlockedSeen(*row))
             undated: dict[str, list[tuple[str, int, int]]] = {}
             for name, *letter in letters.fetchall():
                 undated.setdefault(name, []).append((letter[0], letter[1], letter[2]))
@@ -146,7 +163,7 @@ class FreshnessStore:
                 at=at,
                 lineage=lineage,
                 collections={
-                    row[0]: CollectionSeen(*[*row, undated.get(row[0], ()), stuck.get(row[0], "")])
+                    row[0]: CollectionSeen(*[*row, undated.get(row[0], ()), stuck.get(row[0], ())])
                     for row in collections.fetchall()
                 },
                 positions=placed,
@@ -158,6 +175,11 @@ class FreshnessStore:
         """Texts of loads that wait, by collection."""
         return dict(self._rows("backfill", {"names": list(names)}))
 
+    def overdue(self, names: Collection[str], source_ahead_seconds: float) -> Mapping[str, int]:
+        """Changes by collection that were committed longer ago than the threshold and are not searchable."""
+        of = {"names": list(names), "ahead": source_ahead_seconds}
+        return {name: int(number) for name, number in self._rows("overdue", of)}
+
     def find_canary(self) -> CanaryFound:
         """Search for the canary by its own stored vector."""
         generation = next(iter(self._rows("canary_generation")), None)
@@ -167,16 +189,16 @@ class FreshnessStore:
         rows = self._rows("find_canary", {"model": model, "generation": number})
         if not rows:
             return CanaryFound(0)
-        text, score, cosine = rows[0]
+        text, score, cosine, delay, age = rows[0]
         if cosine is None:
             self._execute("keep_reference", {"generation": number})
             cosine = 1.0
         if score < 0.999:
-            return CanaryFound(0, cosine, f"a search with its own vector has found it with {score:.3f}")
+            return CanaryFound(0, cosine, f"a search with its own vector has found {score:.3f}")
         if cosine < LEAST_COSINE:
             return CanaryFound(0, cosine, f"its vector has a cosine of {cosine:.3f} to the first one's")
         digits = text.rpartition(" ")[2]
-        return CanaryFound(int(digits) if digits.isdecimal() else 0, cosine)
+        return CanaryFound(int(digits) if digits.isdecimal() else 0, cosine, "", delay, age)
 
     def raise_watermarks(self, lineage: int, proven: Sequence[Proven]) -> None:
         """A lower one than there is, or one of another generation than the live one, changes nothing."""

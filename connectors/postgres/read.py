@@ -69,8 +69,9 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
         found = _rows(connection, "collections", {"only": collection})
         if collection is not None and not found:
             raise SettingsError(f"the sink has no collection {collection!r}")
+        names = [row[0] for row in found]
         of = {
-            "names": [row[0] for row in found],
+            "names": names,
             "minute": since.replace(second=0, microsecond=0),
             "since": since,
         }

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -126,11 +127,17 @@ def failed(found: Report, fail_on: tuple[str, ...]) -> bool:
 def read(settings: Settings, window: timedelta = LAST_HOUR, collection: str | None = None) -> Report:
     """Read the sink. Raises SinkUnavailable, SettingsError for an unknown collection."""
     from connectors.postgres.capture_state import connect_sink
+    from connectors.postgres.forecast import read_queue
     from connectors.postgres.read import read_report
+    from streams.freshness.forecast import forecast_of
 
     slos = {name: spec.slo for name, spec in settings.collections.items()}
     with connect_sink(settings.sink.dsn) as connection:
-        return build_report(read_report(connection, window, collection), slos)
+        found = build_report(read_report(connection, window, collection), slos)
+        forecasts = forecast_of(read_queue(connection), backfill_share=settings.worker.backfill_share)
+    return replace(
+        found, forecasts={name: forecasts[name] for name in found.collections if name in forecasts}
+    )
 
 
 def show(found: Report, *, json_: bool = False) -> None:

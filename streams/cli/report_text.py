@@ -9,6 +9,7 @@ from typing import Final
 from rich.table import Table
 
 from streams.cli.table import console, duration, one_line, percent, print_whole, seconds, table
+from streams.freshness.forecast import forecast_sentences
 from streams.freshness.report import CollectionReport, Delays, Report
 from streams.freshness.slow import why
 
@@ -25,6 +26,8 @@ def render(found: Report) -> None:
     print_whole(screen, _verdicts(found))
     for name, each in found.collections.items():
         screen.print(f"{name} is {each.verdict.state.value}: {one_line(each.verdict.reason, 1000)}")
+    for sentence in forecast_sentences(found.forecasts):
+        screen.print(sentence)
     screen.print("")
     for made in (_delays(found), _state(found), _work(found)):
         print_whole(screen, made)

@@ -160,7 +160,7 @@ class Evaluator:
             oldest_pending_seconds=age(seen.pending_since),
             dead_letters=seen.dead_letters,
             oldest_dead_letter_seconds=age(seen.letter_since),
-            blocked=seen.blocked,
+            blocked=seen.blocked[0].reason if seen.blocked else "",
             lost="" if ends is None else lost(ends, of),
             violated_seconds=violated,
         )
@@ -191,10 +191,8 @@ def canary_ages(rounds: Rounds, canary: CanaryFound, now: float) -> Canary:
     )
 
 
-def load_progress(seen: CollectionSeen, lineage: int, waiting: int, rate: float | None) -> str:
-    """How far a load is, in words. `waiting`: rows that are not searchable yet, in Kafka and in `pending`; `rate`: how
-    many a second have become searchable lately.
-    """
+def load_progress(seen: CollectionSeen, lineage: int, waiting: int, eta_seconds: float | None) -> str:
+    """How far a load is, in words. `waiting`: rows that are not searchable yet, in Kafka and in `pending`."""
     detail: Mapping[str, Any] = seen.load_detail
     what = "rebuild" if lineage > 1 else "first load"
     rows = detail.get("rows")
@@ -203,5 +201,5 @@ def load_progress(seen: CollectionSeen, lineage: int, waiting: int, rate: float 
     if not isinstance(rows, int):
         return f"{what}: its table is being read, {waiting} rows wait to be searchable"
     share = max(0.0, 1 - waiting / rows) if rows else 1.0
-    eta = f", about {waiting / rate:.0f} s to go" if waiting and rate else ""
+    eta = f", about {eta_seconds:.0f} s to go" if waiting and eta_seconds else ""
     return f"{what}: {share:.0%} of {rows} rows are searchable{eta}"

@@ -10,6 +10,7 @@ from schemas.freshness import EVALUATION_SECONDS, State
 from streams.freshness.evaluation import Judged
 from streams.freshness.monitor import Evaluated, Monitor
 from streams.freshness.rounds import Round
+from streams.freshness.summaries import Summary
 from streams.freshness.verdict import Neighbour
 
 #: Rounds that are shown, newest first.
@@ -35,7 +36,9 @@ def live(monitor: Monitor) -> dict[str, Any]:
         "name": monitor.settings.name,
         "lineage": None if naming is None else naming.lineage,
         "round_seconds": monitor.settings.monitor.round_seconds,
-        "collections": {} if last is None else _collections(last, age or 0.0, neighbours["sink"]),
+        "collections": {}
+        if last is None
+        else _collections(last, monitor.summaries.last, age or 0.0, neighbours["sink"]),
         "neighbours": {
             name: {
                 "ok": each.reached and not each.error,
@@ -59,25 +62,28 @@ def live(monitor: Monitor) -> dict[str, Any]:
         "workers": [] if last is None else [_worker(each) for each in last.sink.workers],
         "blocked": [] if last is None else _blocked(last),
         "rounds": rounds,
-        "canary": None if last is None else _canary(last),
+        "canary": None if last is None else _canary(last, age or 0.0),
         "clock": {"source_ahead_seconds": None if last is None else round(last.ahead_seconds, 6)},
         "events": events,
     }
 
 
-def _collections(last: Evaluated, age: float, sink: Neighbour) -> dict[str, Any]:
+def _collections(last: Evaluated, summary: Summary, age: float, sink: Neighbour) -> dict[str, Any]:
     found = {}
     for name, each in last.judged.items():
         state, reason = each.verdict.state, each.verdict.reason
         if age > EVALUATION_SECONDS:
             state, reason = State.UNKNOWN, f"not evaluated for {age:.0f} s; sink: {sink.why}"
+        backfill, forecast = summary.backfill.get(name, 0), summary.forecasts.get(name)
         found[name] = {
             "verdict": state.value,
             "reason": reason,
             **_standing(each, age),
-            "load": _load(each, last.backfill.get(name, 0)),
-            "eta_seconds": None,
-            "pending": {"live": each.seen.pending, "backfill": last.backfill.get(name, 0)},
+            "load": _load(each, backfill),
+            "eta_seconds": None if forecast is None else forecast.eta_seconds,
+            "forecast": "" if forecast is None or forecast.missed_in_seconds is None else forecast.sentence,
+            "slo": summary.slos.get(name, {}),
+            "pending": {"live": each.seen.pending, "backfill": backfill},
             "violations": each.seen.violations,
         }
     return found
@@ -118,9 +124,14 @@ def _worker(each: Any) -> dict[str, Any]:
 
 def _blocked(last: Evaluated) -> list[Mapping[str, Any]]:
     return [
-        {"collection": name, "slot": "", "reason": each.seen.blocked, "since": None}
+        {
+            "collection": name,
+            "slot": blocked.slot,
+            "reason": blocked.reason,
+            "since": blocked.since.isoformat(),
+        }
         for name, each in last.judged.items()
-        if each.seen.blocked
+        for blocked in each.seen.blocked
     ]
 
 
@@ -144,12 +155,12 @@ def _round(each: Round, last: Evaluated | None, now: float) -> dict[str, Any]:
     }
 
 
-def _canary(last: Evaluated) -> dict[str, Any]:
+def _canary(last: Evaluated, age: float) -> dict[str, Any]:
     found = last.canary
     return {
         "number": found.number,
         "cosine": None if found.cosine is None else round(found.cosine, 4),
         "error": found.error,
-        "delay_seconds": None,
-        "age_seconds": None,
+        "delay_seconds": None if found.delay_seconds is None else round(found.delay_seconds, 3),
+        "age_seconds": None if found.age_seconds is None else round(found.age_seconds + age, 3),
     }

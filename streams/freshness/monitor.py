@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -21,17 +22,21 @@ import psycopg
 import structlog
 
 from connectors.postgres.freshness import CanaryFound, Evaluation, FreshnessStore, SinkSeen
+from connectors.postgres.history import add_verdicts
 from connectors.postgres.migrate import check_schema
 from schemas.errors import Halt, UpwellError
 from schemas.freshness import CANARY, State
 from streams.freshness.evaluation import Evaluator, Judged, load_progress
 from streams.freshness.probes import Probe, Sights, open_sink, probes
+from streams.freshness.summaries import Summaries, Summary, keep
 from streams.settings import Settings
 
 log = structlog.get_logger()
 
-#: What is counted over many rows is counted less often.
+#: What is computed over many rows is computed less often.
 SLOW_SECONDS: Final = 10.0
+RECORD_SECONDS: Final = 5.0
+HISTORY_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 5.0
 #: An evaluation may take this part of the time.
 SHARE: Final = 0.2
@@ -46,7 +51,6 @@ class Evaluated:
     sink: SinkSeen
     canary: CanaryFound
     judged: Mapping[str, Judged]
-    backfill: Mapping[str, int]
     ahead_seconds: float
 
 
@@ -63,16 +67,21 @@ class Monitor:
         self._evaluator = Evaluator(settings, self.sights)
         self._connection: psycopg.Connection[Any] | None = None
         self._store: FreshnessStore | None = None
-        self._slow_at = 0.0
+        self.summaries = Summaries(settings)
+        self._seen_at = 0.0
         self._read: tuple[int, int] | None = None
-        self._backfill: dict[str, int] = {}
-        self._rates: dict[str, float] = {}
+        self._verdicts: dict[str, State] = {}
+        self._verdicts_at = 0.0
         self._told: dict[str, State] = {}
         self._stop = threading.Event()
         self._probes = probes(settings, self.sights)
         self._probes["sink"] = Probe(
             "sink", self._evaluate, settings.monitor.evaluate_seconds, self._drop_connection
         )
+        self._probes["summaries"] = Probe(
+            "summaries", self.summaries.look, SLOW_SECONDS, self.summaries.reset
+        )
+        self._probes["history"] = Probe("history", partial(keep, settings), HISTORY_SECONDS)
 
     def check(self) -> None:
         """Raise what a monitor that starts cannot live with: settings, a refused login, another schema."""
@@ -83,7 +92,7 @@ class Monitor:
                 raise
             log.warning("the sink does not answer yet", error=str(error))
         finally:
-            self._drop_connection()
+            self._drop_connection()  # it is opened again by the thread that uses it
 
     def start(self) -> None:
         """Begin to look and to evaluate, in threads."""
@@ -152,19 +161,21 @@ class Monitor:
                 watermarks[each.collection] = max(
                     each.watermark, watermarks.get(each.collection, each.watermark)
                 )
-        self._look_slowly(store, sink)
-        waiting = self._evaluator.waiting(sink, self._backfill)
+        summary = self.summaries.last
+        waiting = self._evaluator.waiting(sink, summary.backfill)
         progress = {
-            name: load_progress(seen, sink.lineage, waiting[name], self._rates.get(name))
+            name: load_progress(seen, sink.lineage, waiting[name], _eta(summary, name))
             for name, seen in sink.collections.items()
         }
         judged = self._evaluator.judge(sink, canary, self.neighbours(), watermarks, progress)
         source_now = self.sights.now_at_source(looked)
         ahead = 0.0 if source_now is None else (source_now - sink.at).total_seconds()
         store.write(sink.lineage, sink.at, ahead, [_evaluation(name, each) for name, each in judged.items()])
+        self.summaries.ahead_seconds = ahead
         self._remember(store, sink)
+        self._record(store, sink, judged)
         self._tell(judged)
-        self.last = Evaluated(asked, sink.at, sink, canary, judged, dict(self._backfill), ahead)
+        self.last = Evaluated(asked, sink.at, sink, canary, judged, ahead)
 
     def _read_on(self, store: FreshnessStore, lineage: int) -> None:
         """Where whoever read the canary's topic before has stopped."""
@@ -183,16 +194,20 @@ class Monitor:
             store.see_canary(sink.lineage, *read)
             self._read = read
 
-    def _look_slowly(self, store: FreshnessStore, sink: SinkSeen) -> None:
+    def _record(self, store: FreshnessStore, sink: SinkSeen, judged: Mapping[str, Judged]) -> None:
+        """Into the minute's history: every verdict that is new, and all of them often enough to miss no minute."""
         now = time.monotonic()
-        if now - self._slow_at < SLOW_SECONDS:
-            return
-        before, self._backfill = self._backfill, dict(store.backfill(self.settings.served))
-        if self._slow_at:
-            done = {name: count - self._backfill.get(name, 0) for name, count in before.items()}
-            self._rates = {name: each / (now - self._slow_at) for name, each in done.items() if each > 0}
-        self._slow_at = now
-        store.seen(self.name)
+        verdicts = {name: each.verdict.state for name, each in judged.items()}
+        if verdicts != self._verdicts or now - self._verdicts_at > RECORD_SECONDS:
+            evaluated = {
+                name: (each.verdict.state, each.standing.staleness_seconds, each.seen.pending)
+                for name, each in judged.items()
+            }
+            add_verdicts(store.connection, sink.at, evaluated)
+            self._verdicts, self._verdicts_at = verdicts, now
+        if now - self._seen_at > SLOW_SECONDS:
+            store.seen(self.name)
+            self._seen_at = now
 
     def _tell(self, judged: Mapping[str, Judged]) -> None:
         for name, each in judged.items():
@@ -208,17 +223,25 @@ class Monitor:
         return {name: self._probes[name].neighbour(now) for name in named}
 
 
+def _eta(summary: Summary, name: str) -> float | None:
+    forecast = summary.forecasts.get(name)
+    return None if forecast is None else forecast.eta_seconds
+
+
 def _evaluation(name: str, each: Judged) -> Evaluation:
     seen, threshold = each.seen, each.standing.threshold_seconds
     return Evaluation(name, each.verdict, threshold, each.watermark, seen.pending, seen.dead_letters)
 
 
-def run(monitor: Monitor, serve: Callable[[], Callable[[], None]] | None = None) -> None:
-    """Until SIGTERM or SIGINT. `serve` starts the page and returns what stops it."""
+def run(monitor: Monitor, serve: Callable[[], tuple[str, Callable[[], None]]] | None = None) -> None:
+    """Until SIGTERM or SIGINT. `serve` starts the page and returns where it is, and what stops it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: monitor.stop())
     monitor.check()
-    stop = serve() if serve is not None else None
+    stop = None
+    if serve is not None:
+        monitor.url, stop = serve()
+        log.info("the page is served", url=monitor.url)
     monitor.start()
     try:
         monitor.wait()

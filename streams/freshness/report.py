@@ -15,6 +15,7 @@ from schemas.freshness import Bucket, SlowChange, State, Verdict
 from schemas.readings import CollectionReading, Readings, WorkerReading
 from schemas.sink import Lane
 from schemas.spec import Slo
+from streams.freshness.forecast import Forecast
 from streams.freshness.measures import STAGES
 from streams.freshness.sketches import merged, summary
 from streams.freshness.slow import why
@@ -138,13 +139,17 @@ class MonitorSeen:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All collections over one window that ends at `evaluated_at`, the moment of the snapshot by the sink's clock."""
+    """All collections over one window that ends at `evaluated_at`, the moment of the snapshot by the sink's clock.
+
+    `forecasts`: which threshold will be missed, and when; empty where nobody asked for them.
+    """
 
     evaluated_at: datetime
     window_seconds: float
     collections: Mapping[str, CollectionReport]
     workers: Sequence[WorkerSeen]
     monitors: Sequence[MonitorSeen] = field(default_factory=list)
+    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
 
     @property
     def worst(self) -> Sequence[SlowChange]:
@@ -268,7 +273,10 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "evaluated_at": report.evaluated_at.astimezone(UTC).isoformat(),
         "window_seconds": report.window_seconds,
-        "collections": {name: _as_json(each) for name, each in report.collections.items()},
+        "collections": {
+            name: {**_as_json(each), "forecast": _forecast_as_json(report.forecasts.get(name))}
+            for name, each in report.collections.items()
+        },
         "workers": [_rounded(asdict(worker).items()) for worker in report.workers],
         "monitors": [_rounded(asdict(monitor).items()) for monitor in report.monitors],
         "worst": [{"collection": change.collection, **_slow_as_json(change)} for change in report.worst],
@@ -301,6 +309,14 @@ def _as_json(collection: CollectionReport) -> dict[str, Any]:
         "backfilled": collection.backfilled,
         "clock_negative": collection.clock_negative,
     }
+
+
+def _forecast_as_json(forecast: Forecast | None) -> dict[str, Any] | None:
+    if forecast is None:
+        return None
+    numbers = {"eta_seconds": forecast.eta_seconds, "missed_in_seconds": forecast.missed_in_seconds}
+    known = {"known": forecast.known, "workers_wanted": forecast.workers_wanted}
+    return {**_rounded(numbers.items()), **known, "sentence": forecast.sentence}
 
 
 def _saved_as_json(collection: CollectionReport) -> dict[str, Any]:

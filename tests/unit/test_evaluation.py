@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from connectors.debezium.canary import CanaryEvent
-from connectors.postgres.freshness import CanaryFound, CollectionSeen, SinkSeen, WorkerSeen
+from connectors.postgres.freshness import BlockedSeen, CanaryFound, CollectionSeen, SinkSeen, WorkerSeen
 from schemas.change import TopicPartition
 from schemas.errors import SourceUnavailable
 from schemas.freshness import State
@@ -104,7 +104,7 @@ def test_fresh_and_stale_by_the_sources_clock(evaluator: Evaluator) -> None:
     fresh = judged(evaluator, sink(workers=[WORKER]), content=AT - timedelta(seconds=20))
     assert fresh.verdict.state is State.FRESH
     evaluator.measured.add("content")
-    seen = sink(replace(SEEN, blocked="no column"), position=1, workers=[WORKER])
+    seen = sink(replace(SEEN, blocked=[BlockedSeen("w1", "no column", AT)]), position=1, workers=[WORKER])
     stale = judged(evaluator, seen, content=AT - timedelta(seconds=31))
     assert stale.verdict.state is State.STALE
     assert "BLOCKED: no column; 2 changes wait in Kafka" in stale.verdict.reason
@@ -135,7 +135,7 @@ def test_progress_of_a_load_in_words() -> None:
         == "first load: its table is being read, 40 rows wait to be searchable"
     )
     read = replace(reading, load_detail={"rows": 200})
-    assert load_progress(read, 2, 50, 5.0) == "rebuild: 75% of 200 rows are searchable, about 10 s to go"
+    assert load_progress(read, 2, 50, 10.0) == "rebuild: 75% of 200 rows are searchable, about 10 s to go"
     assert load_progress(replace(reading, load_detail={"rows": 0}), 1, 0, None).startswith(
         "first load: 100% of 0"
     )

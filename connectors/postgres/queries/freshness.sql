@@ -43,8 +43,8 @@ SELECT w.slot, w.host, w.pid, extract(epoch FROM clock_timestamp() - w.seen_at):
 
 -- name: blocked
 -- What no worker says any more is over.
-SELECT collection, min(reason), min(since) FROM upwell.blocked
- WHERE seen_at > clock_timestamp() - interval '20 seconds' GROUP BY collection
+SELECT collection, slot, reason, since FROM upwell.blocked
+ WHERE seen_at > clock_timestamp() - %(blocked_seconds)s * interval '1 second' ORDER BY collection, since
 
 -- name: gaps
 SELECT reason FROM upwell.gap WHERE lineage = (SELECT max(number) FROM upwell.lineage) ORDER BY found_at
@@ -57,6 +57,20 @@ INSERT INTO upwell.gap (lineage, reason) VALUES (%(lineage)s, %(reason)s) ON CON
 SELECT p.collection, count(*) FROM upwell.pending p
   JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
  WHERE p.lane = 'backfill' AND p.collection = ANY(%(names)s::text[]) GROUP BY p.collection
+
+-- name: overdue
+-- Changes that are late already, though nobody knows yet by how much: what waits in the live generation, and dead letters.
+SELECT c.name, coalesce(p.changes, 0) + coalesce(d.rows, 0)
+  FROM upwell.collection c
+  LEFT JOIN upwell.generation g ON g.collection = c.name AND g.state = 'live'
+ CROSS JOIN LATERAL (SELECT clock_timestamp() + (%(ahead)s - c.threshold_seconds) * interval '1 second' AS before) t
+  LEFT JOIN LATERAL (SELECT sum(changes + next_changes) AS changes FROM upwell.pending
+                      WHERE lane = 'live' AND collection = c.name AND generation = g.number
+                        AND least(pending_since, next_since) < t.before) p ON true
+  LEFT JOIN LATERAL (SELECT count(*) AS rows FROM upwell.dead_letter
+                      WHERE collection = c.name AND closed_at IS NULL AND coalesce(committed_at, created_at) < t.before
+                        AND (generation IS NULL OR generation = g.number)) d ON true
+ WHERE c.name = ANY(%(names)s::text[])
 
 -- name: raise_watermarks
 -- Within a lineage it only grows, whoever else writes. What was proven of another generation than the one that is live
@@ -97,7 +111,9 @@ SELECT number, model FROM upwell.generation WHERE collection = 'canary' AND stat
 -- name: find_canary
 -- A real search with the vector that is stored, through the function that applications use, and how near what it finds is
 -- to the first canary of the generation.
-SELECT s.chunk_text, s.score, 1 - (s.embedding <=> r.embedding::vector)
+SELECT s.chunk_text, s.score, 1 - (s.embedding <=> r.embedding::vector),
+       extract(epoch FROM s.embedded_at - s.source_committed_at)::float8,
+       extract(epoch FROM clock_timestamp() - s.embedded_at)::float8
   FROM upwell.search_canary(%(model)s, (SELECT embedding FROM upwell.canary LIMIT 1), 1) s
   LEFT JOIN upwell.canary_reference r ON r.generation = %(generation)s
 
