@@ -105,6 +105,12 @@ def read_buckets(connection: Connection, names: Sequence[str], since: datetime) 
     return found
 
 
+def read_window(connection: Connection, names: Sequence[str], since: datetime) -> Mapping[str, list[Bucket]]:
+    """Rows of each collection that end after `since`, oldest first. Raises SinkUnavailable."""
+    found = read_buckets(connection, names, since)
+    return {name: [each for each in rows if each.end > since] for name, rows in found.items()}
+
+
 def keep_history(connection: Connection, window_days: Mapping[str, int], at: datetime | None = None) -> bool:
     """Roll up what is old and delete what is beyond the windows, as of `at` (the sink's clock); idempotent.
 

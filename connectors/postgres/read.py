@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
-from connectors.postgres.history import read_buckets
+from connectors.postgres.history import read_window
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
@@ -86,7 +86,7 @@ def read_report(connection: Connection, window: timedelta, collection: str | Non
             workers=[WorkerReading(*row) for row in _rows(connection, "workers")],
             freshness=[_freshness(*row) for row in _rows(connection, "freshness", of)],
             slow=[SlowChange(*row) for row in _rows(connection, "slow_changes", of)],
-            buckets=read_buckets(connection, names, since),
+            buckets=read_window(connection, names, since),
             monitors=[MonitorReading(*row) for row in _rows(connection, "monitors")],
         )
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from connectors.postgres.read import SearchHit
 from schemas.errors import GenerationMismatch, SettingsError, SinkUnavailable, UpwellError
+from schemas.forecast import QueuedCollection, QueueReading
 from schemas.freshness import Freshness, SlowChange, State, Verdict
 from schemas.readings import CollectionReading, Readings
 from streams.cli.report import print_report
@@ -58,6 +59,7 @@ class FakeSink:
     error: UpwellError | None = None
     verdict: State = State.FRESH
     budgets: tuple[float | None, float | None] = (1.0, 1.0)
+    queue: QueueReading = QueueReading()
     asked: list[Any] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -108,6 +110,7 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> FakeSink:
     fake = FakeSink()
     monkeypatch.setattr("connectors.postgres.capture_state.connect_sink", fake.connect_sink)
     monkeypatch.setattr("connectors.postgres.read.read_report", fake.read_report)
+    monkeypatch.setattr("connectors.postgres.forecast.read_queue", lambda connection: fake.queue)
     monkeypatch.setattr("connectors.postgres.read.search_rows", fake.search_rows)
     monkeypatch.setattr("connectors.postgres.read.live_model", fake.live_model)
     monkeypatch.setattr("connectors.encoder.load_encoder", fake.load_encoder)
@@ -292,3 +295,13 @@ def test_a_vector_of_another_model_is_exit_2(sink: FakeSink, upwell: Any) -> Non
 def test_usage_errors_are_exit_2(sink: FakeSink, upwell: Any, arguments: list[str]) -> None:
     assert upwell("search", *arguments).exit_code == 2
     assert sink.asked == []
+
+
+def test_the_report_foretells_which_threshold_is_missed(upwell: Any, sink: FakeSink) -> None:
+    late = QueuedCollection(
+        "content", 30.0, live=900, due=[(0.0, 100), (30.0, 800)], arrivals_per_second=20.0
+    )
+    sink.queue = QueueReading([late], workers=2, texts_per_second=6.0)
+    sentence = json.loads(upwell("report", "--json").stdout)["collections"]["content"]["forecast"]["sentence"]
+    assert "content" in sentence
+    assert sentence in " ".join(upwell("report").stdout.split())

@@ -380,6 +380,7 @@ def test_json_keys_are_stable() -> None:
         "load",
         "backfilled",
         "clock_negative",
+        "forecast",
     ]
     assert content["pending"] == {"live": 2, "backfill": 1}
     assert list(content["delay_seconds"]) == SUMMARY

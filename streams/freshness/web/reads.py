@@ -12,7 +12,7 @@ import psycopg
 
 from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.explain import explain
-from connectors.postgres.history import read_buckets
+from connectors.postgres.history import read_window
 from connectors.postgres.read import read_report
 from schemas.freshness import Bucket
 from streams.explanation import explanation
@@ -51,7 +51,7 @@ class SinkReads:
 
     def history(self, collection: str, window: timedelta) -> Sequence[Bucket]:
         with self._connected() as connection:
-            return read_buckets(connection, [collection], datetime.now(UTC) - window)[collection]
+            return read_window(connection, [collection], datetime.now(UTC) - window)[collection]
 
     def explain(self, collection: str, key: str) -> Mapping[str, Any]:
         with self._connected() as connection:
