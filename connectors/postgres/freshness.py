@@ -135,7 +135,7 @@ class FreshnessStore:
     """`connection` is in autocommit mode. Every method raises SinkUnavailable."""
 
     connection: Connection
-    _generation: tuple[int, str] | None = field(default=None)
+    _delay: float | None = field(default=None)
 
     def look(self, names: Collection[str], topics: Collection[str]) -> SinkSeen:
         """The snapshot. `topics`: those whose positions are wanted."""
@@ -190,6 +190,7 @@ class FreshnessStore:
         if not rows:
             return CanaryFound(0)
         text, score, cosine, delay, age = rows[0]
+        self._delay = delay = self._delay if delay is None else delay
         if cosine is None:
             self._execute("keep_reference", {"generation": number})
             cosine = 1.0

@@ -62,6 +62,8 @@ def _print(facts: Facts, wrong: list[Finding], settings: Settings, home: Path, s
                 else f"silent for {duration(worker.seen_seconds)}"
             )
             screen.print(f"worker {worker.slot} on {worker.host}, pid {worker.pid}: {state}")
+        if not any(monitor.seen_seconds < SILENT_SECONDS for monitor in facts.report.monitors):
+            screen.print("no monitor runs, so no verdict is known: `upwell monitor`")
     if not wrong:
         screen.print("\nNothing is wrong.")
     for each in wrong:
@@ -73,6 +75,7 @@ def _print_collections(facts: Facts, screen: Console) -> None:
     assert report is not None
     columns = (
         "collection",
+        "verdict",
         "first load",
         "in Kafka",
         "live",
@@ -83,11 +86,12 @@ def _print_collections(facts: Facts, screen: Console) -> None:
         "p50 s",
         "p95 s",
     )
-    made = table(None, *columns, left=columns[:2])
+    made = table(None, *columns, left=columns[:3])
     for name, found in report.collections.items():
         ahead = "-" if facts.ahead is None else str(facts.ahead.get(name, 0))
         made.add_row(
             name,
+            found.verdict.state.value,
             found.load.state,
             ahead,
             str(found.pending["live"]),

@@ -29,12 +29,13 @@ class Judged:
 
 @dataclass(slots=True)
 class Evaluator:
-    """Keeps between evaluations only which collections a round was finished for, and the time."""
+    """Keeps between evaluations only which collections a round was finished for, and when each was last loading."""
 
     settings: Settings
     sights: Sights
     begun: float = field(default_factory=time.monotonic)
     measured: set[str] = field(default_factory=set)
+    loading: dict[str, float] = field(default_factory=dict)
 
     def topics(self, naming: Naming) -> dict[str, str]:
         """Topic by collection, the canary's among them."""
@@ -163,7 +164,15 @@ class Evaluator:
             blocked=seen.blocked[0].reason if seen.blocked else "",
             lost="" if ends is None else lost(ends, of),
             violated_seconds=violated,
+            loaded_seconds=self._loaded_seconds(seen),
         )
+
+    def _loaded_seconds(self, seen: CollectionSeen) -> float | None:
+        now = time.monotonic()
+        if seen.load_state != "complete":
+            self.loading[seen.name] = now
+        since = self.loading.get(seen.name)
+        return None if since is None else now - since
 
 
 def reflected(topic: str, sink: SinkSeen, seen: CollectionSeen) -> Reflected:

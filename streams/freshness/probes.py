@@ -74,7 +74,7 @@ class Sights:
     def tell(self, text: str) -> None:
         """Something that the monitor did or found, for the page and the log."""
         with self.lock:
-            self.events.appendleft({"at": datetime.now(UTC).isoformat(), "text": text})
+            self.events.append({"at": datetime.now(UTC).isoformat(), "text": text})
         log.info(text)
 
     def now_at_source(self, now: float) -> datetime | None:

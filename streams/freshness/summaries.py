@@ -6,16 +6,16 @@ Each has its own connection and thread, so that no verdict waits for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import psycopg
 
 from connectors.postgres.forecast import read_queue
 from connectors.postgres.freshness import FreshnessStore
-from connectors.postgres.history import keep_history, read_buckets
+from connectors.postgres.history import keep_history, read_buckets, read_window
 from connectors.postgres.read import read_report
 from schemas.freshness import Bucket
 from streams.freshness.forecast import Forecast, forecast_of
@@ -25,8 +25,9 @@ from streams.freshness.slo import slo_status, window_start
 from streams.settings import Settings
 
 WINDOW: Final = timedelta(hours=1)
-#: A month of buckets is read again this often; what is overdue counts at once all the same.
-BUCKETS_SECONDS: Final = 60.0
+#: A month of buckets is read again this often, the newest ones each time.
+BUCKETS_SECONDS: Final = 600.0
+NEWEST: Final = timedelta(minutes=15)
 DELAYS: Final = ("p50", "p95", "p99", "max")
 
 
@@ -72,14 +73,19 @@ class Summaries:
         forecasts = forecast_of(read_queue(connection), backfill_share=share)
         self.last = Summary(slos, forecasts, store.backfill(self._settings.served), found)
 
-    def _evaluate(self, store: FreshnessStore, now: Any) -> dict[str, Mapping[str, Any]]:
+    def _evaluate(self, store: FreshnessStore, now: datetime) -> dict[str, Mapping[str, Any]]:
+        # Before the buckets: what becomes searchable in between is counted twice for a moment, and never not at all.
+        overdue = store.overdue(self._slos, self.ahead_seconds)
         if time.monotonic() - self._buckets_at > BUCKETS_SECONDS or not self._buckets:
             since = min(window_start(slo, now) for slo in self._slos.values())
             self._buckets = read_buckets(store.connection, list(self._slos), since)
             self._buckets_at = time.monotonic()
-        overdue = store.overdue(self._slos, self.ahead_seconds)
+        newest = (now - NEWEST).replace(second=0, microsecond=0)
+        recent = read_window(store.connection, list(self._slos), newest)
         return {
-            name: slo_status(slo, self._buckets.get(name, []), now, overdue.get(name, 0)).as_json()
+            name: slo_status(
+                slo, renewed(self._buckets[name], recent[name], newest), now, overdue.get(name, 0)
+            ).as_json()
             for name, slo in self._slos.items()
         }
 
@@ -87,6 +93,11 @@ class Summaries:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def renewed(buckets: Sequence[Bucket], recent: Sequence[Bucket], since: datetime) -> list[Bucket]:
+    """`buckets` with those that begin at `since` or later replaced; both in order of time."""
+    return [each for each in buckets if each.start < since] + [each for each in recent if each.start >= since]
 
 
 def keep(settings: Settings) -> None:

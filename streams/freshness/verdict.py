@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from schemas.freshness import State, Verdict
@@ -74,7 +74,8 @@ class Standing:
     """One collection. `staleness_seconds`: age of its watermark by the source's clock, None if it has none.
 
     `measured`: whether this monitor has finished a round for it. `behind`: records in Kafka that are not taken in, None
-    if not known. `oldest_*`: seconds since the commit. `progress`: of a load, in words.
+    if not known. `oldest_*`: seconds since the commit. `progress`: of a load, in words;
+    `loaded_seconds`: since this monitor saw it become complete, None if it did not.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Standing:
     blocked: str = ""
     lost: str = ""
     violated_seconds: float | None = None
-    worker_problems: Sequence[str] = field(default=())
+    loaded_seconds: float | None = None
 
 
 def judge(standing: Standing, pipeline: Pipeline) -> Verdict:
@@ -135,6 +136,8 @@ def _by_age(standing: Standing, pipeline: Pipeline) -> Verdict:
     if age is not None and age <= threshold:
         return Verdict(State.FRESH, f"every change up to {_seconds(age)} ago is searchable")
     grace = threshold + ROUNDS * pipeline.round_seconds
+    if not standing.measured and standing.loaded_seconds is not None and standing.loaded_seconds < grace:
+        return Verdict(State.INCOMPLETE, "its table is loaded; the first round since is under way")
     if not standing.measured and pipeline.up_seconds < grace:
         return Verdict(
             State.UNKNOWN,
@@ -154,6 +157,7 @@ def _reasons(standing: Standing, pipeline: Pipeline) -> Iterator[str]:
 
 
 def _capture(pipeline: Pipeline) -> Iterator[str]:
+    patience = ROUNDS * pipeline.round_seconds
     connect, connector = pipeline.neighbours.get("connect", Neighbour()), pipeline.connector
     if not connect.reached:
         yield (
@@ -165,7 +169,7 @@ def _capture(pipeline: Pipeline) -> Iterator[str]:
             f"Connect task 0 FAILED {_seconds(connector.since_seconds)} ago: {connector.cause or 'no trace'}; "
             f"see RUNBOOK: connector"
         )
-    elif connector is not None and not connector.running:
+    elif connector is not None and not connector.running and connector.since_seconds > patience:
         yield (
             f"the connector is {connector.state} for {_seconds(connector.since_seconds)}; "
             f"run `upwell connector apply`; see RUNBOOK: connector"
@@ -173,7 +177,6 @@ def _capture(pipeline: Pipeline) -> Iterator[str]:
     kafka = pipeline.neighbours.get("kafka", Neighbour())
     if not kafka.reached:
         yield f"Kafka does not answer for {_seconds(kafka.silent_seconds)}: {kafka.why}; see RUNBOOK: kafka"
-    patience = ROUNDS * pipeline.round_seconds
     missing, unsettled = pipeline.canary.missing_seconds, pipeline.canary.unsettled_seconds
     if missing is not None and missing > patience:
         yield (

@@ -7,6 +7,7 @@ never told FRESH, and never given a watermark, that an unreflected change contra
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +188,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             _connector_failed(line)
             _source_not_reached(line, proxy)
             worker = _replication_stuck(line)
+            _page(line)
         assert monitor.process.poll() is None, monitor.tail()
     print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
     print(f"truth ahead of the watermark: {min(oracle.distances):.1f} to {max(oracle.distances):.1f} s")
@@ -252,6 +254,24 @@ def _replication_stuck(line: Deployment) -> WorkerProcess:
     again = start_worker(line, "w1")  # the one before has ended with its lineage
     sees(line, "FRESH")
     return again
+
+
+def _page(line: Deployment) -> None:
+    """What the monitor serves is what the sink says."""
+    with line.sink() as sink:
+        url = one(sink, "SELECT url FROM upwell.monitor")
+    assert requests.get(f"{url}readyz", timeout=10).status_code == 200
+    live = requests.get(f"{url}api/v1/live", timeout=10).json()
+    assert live["collections"]["content"]["verdict"] == "FRESH"
+    assert live["lineage"] == 2
+    assert live["canary"]["number"] > 1
+    report = until(lambda: requests.get(f"{url}api/v1/freshness", timeout=10).json(), 10, "the report")
+    assert report["collections"]["content"]["verdict"] == "FRESH"
+    metrics = requests.get(f"{url}metrics", timeout=10).text
+    assert 'upwell_verdict{collection="content",state="FRESH"} 1.0' in metrics
+    assert "FRESH" in requests.get(url, timeout=10).text
+    asked = line.upwell("report", "--json")
+    assert json.loads(asked.stdout)["collections"]["content"]["slo"]["good"] > 0
 
 
 def _alter(source: psycopg.Connection[Any], publication: str, word: str) -> None:

@@ -59,7 +59,7 @@ class FakeSink:
     error: UpwellError | None = None
     verdict: State = State.FRESH
     budgets: tuple[float | None, float | None] = (1.0, 1.0)
-    queue: QueueReading = QueueReading()
+    queue: QueueReading = field(default_factory=QueueReading)
     asked: list[Any] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -298,9 +298,7 @@ def test_usage_errors_are_exit_2(sink: FakeSink, upwell: Any, arguments: list[st
 
 
 def test_the_report_foretells_which_threshold_is_missed(upwell: Any, sink: FakeSink) -> None:
-    late = QueuedCollection(
-        "content", 30.0, live=900, due=[(0.0, 100), (30.0, 800)], arrivals_per_second=20.0
-    )
+    late = QueuedCollection("content", 30.0, late=100, waiting=[(30.0, 800)], arrivals_per_second=20.0)
     sink.queue = QueueReading([late], workers=2, texts_per_second=6.0)
     sentence = json.loads(upwell("report", "--json").stdout)["collections"]["content"]["forecast"]["sentence"]
     assert "content" in sentence

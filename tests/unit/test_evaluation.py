@@ -114,6 +114,13 @@ def test_fresh_and_stale_by_the_sources_clock(evaluator: Evaluator) -> None:
     assert "no worker runs" in dead.verdict.reason
 
 
+def test_it_is_known_when_a_load_became_complete(evaluator: Evaluator) -> None:
+    assert judged(evaluator, sink()).standing.loaded_seconds is None
+    loading = judged(evaluator, sink(replace(SEEN, load_state="loading")))
+    assert loading.standing.loaded_seconds == pytest.approx(0.0, abs=0.01)
+    assert judged(evaluator, sink()).verdict.state is State.INCOMPLETE
+
+
 def test_a_missing_canary_and_what_another_monitor_has_found_are_gaps(evaluator: Evaluator) -> None:
     evaluator.sights.missing = "canary 4 is missing"
     assert judged(evaluator, sink(), content=AT).verdict.reason.startswith("GAP, changes are lost: canary 4")

@@ -87,6 +87,14 @@ def test_a_monitor_that_has_just_started_does_not_know_yet() -> None:
     assert judge(replace(LATE, measured=True), starting).state is State.STALE
 
 
+def test_a_table_that_has_just_been_loaded_is_not_held_against_the_slo() -> None:
+    """The first round since is under way; UNKNOWN would be a bad minute after every load."""
+    loaded = replace(FRESH, staleness_seconds=None, measured=False, loaded_seconds=3.0)
+    assert judge(loaded, WELL).state is State.INCOMPLETE
+    assert judge(replace(loaded, loaded_seconds=46.0), WELL).state is State.STALE
+    assert judge(replace(LATE, loaded_seconds=3.0), WELL).state is State.STALE
+
+
 def stale(standing: Standing = LATE, **pipeline: Any) -> str:
     verdict = judge(standing, replace(WELL, **pipeline))
     assert verdict.state is State.STALE
