@@ -241,12 +241,16 @@ class CaptureState:
             self._connection.execute(SQL[query], parameters)
 
 
-@contextlib.contextmanager
-def connect_sink(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def open_sink(dsn: str, application: str = "upwell") -> psycopg.Connection[Any]:
     """An autocommit connection. Raises SinkUnavailable, SinkRefused, SettingsError if there is no DSN."""
     if not dsn:
         raise SettingsError("sink.dsn is not set: UPWELL_SINK_DSN or [sink] dsn")
     with sink_errors():
-        connection = login.connect(dsn, "upwell", SinkRefused, "sink.dsn")
-    with connection:
+        return login.connect(dsn, application, SinkRefused, "sink.dsn")
+
+
+@contextlib.contextmanager
+def connect_sink(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """As `open_sink`, for a while."""
+    with open_sink(dsn) as connection:
         yield connection

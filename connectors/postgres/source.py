@@ -94,15 +94,20 @@ def _first_line(error: psycopg.Error) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-@contextlib.contextmanager
-def connect_source(dsn: str) -> Iterator[Connection]:
+def open_source(dsn: str, application: str = "upwell") -> Connection:
     """An autocommit connection. Raises SourceUnavailable, SourceRefused, SettingsError if there is no DSN."""
     if not dsn:
         raise SettingsError("source.dsn is not set: UPWELL_SOURCE_DSN or [source] dsn")
     with source_errors():
-        connection: Connection = login.connect(dsn, "upwell", SourceRefused, "source.dsn")
-        with connection:
-            yield connection
+        return login.connect(dsn, application, SourceRefused, "source.dsn")
+
+
+@contextlib.contextmanager
+def connect_source(dsn: str) -> Iterator[Connection]:
+    """As `open_source`, for a while, within which the driver's errors become ours."""
+    connection = open_source(dsn)
+    with source_errors(), connection:
+        yield connection
 
 
 def rows(connection: Connection, query: str, parameters: Mapping[str, object] | None = None) -> list[Row]:

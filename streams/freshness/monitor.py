@@ -24,7 +24,7 @@ import structlog
 from connectors.postgres.freshness import CanaryFound, Evaluation, FreshnessStore, SinkSeen
 from connectors.postgres.history import add_verdicts
 from connectors.postgres.migrate import check_schema
-from schemas.errors import Halt, UpwellError
+from schemas.errors import Halt, SettingsError, UpwellError
 from schemas.freshness import CANARY, State
 from streams.freshness.evaluation import Evaluator, Judged, load_progress
 from streams.freshness.probes import Probe, Sights, open_sink, probes
@@ -93,6 +93,8 @@ class Monitor:
             log.warning("the sink does not answer yet", error=str(error))
         finally:
             self._drop_connection()  # it is opened again by the thread that uses it
+        if not self.settings.source.dsn:
+            raise SettingsError("source.dsn is not set: UPWELL_SOURCE_DSN or [source] dsn")
 
     def start(self) -> None:
         """Begin to look and to evaluate, in threads."""

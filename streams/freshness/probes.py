@@ -21,11 +21,11 @@ from connectors.debezium.canary import CanaryTopic
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka
-from connectors.postgres import login
-from connectors.postgres.source import Connection, connect_source, first, source_errors
+from connectors.postgres.capture_state import open_sink as sink_connection
+from connectors.postgres.source import Connection, connect_source, first, open_source, source_errors
 from connectors.postgres.translate import sink_errors
 from connectors.registry import BlockingRegistry
-from schemas.errors import SinkRefused, SourceRefused, UpwellError
+from schemas.errors import UpwellError
 from schemas.freshness import CANARY_TABLE
 from streams import neighbours
 from streams.freshness.rounds import Ends, Rounds
@@ -36,6 +36,8 @@ from streams.settings import Settings
 
 log = structlog.get_logger()
 
+#: Its connections' application name.
+MONITOR: Final = "upwell monitor"
 #: Of one call; a neighbour that takes longer is as good as away.
 CALL_SECONDS: Final = 5.0
 KAFKA_SECONDS: Final = 0.25
@@ -165,8 +167,8 @@ class SourceProbe:
 
     def _connected(self) -> Connection:
         if self._connection is None:
+            self._connection = open_source(self._dsn, MONITOR)
             with source_errors():
-                self._connection = login.connect(self._dsn, "upwell monitor", SourceRefused, "source.dsn")
                 self._connection.execute("SET statement_timeout = '5s'")
                 self._connection.execute("SET lock_timeout = '4s'")
         return self._connection
@@ -312,9 +314,9 @@ def probes(settings: Settings, sights: Sights) -> dict[str, Probe]:
 
 
 def open_sink(dsn: str) -> psycopg.Connection[Any]:
-    """The monitor's own connection; a statement that hangs is given up. Raises SinkUnavailable, SinkRefused."""
+    """The monitor's own connection; a statement that hangs is given up. Raises as `capture_state.open_sink`."""
+    connection = sink_connection(dsn, MONITOR)
     with sink_errors():
-        connection = login.connect(dsn, "upwell monitor", SinkRefused, "sink.dsn")
         connection.execute("SET statement_timeout = '10s'")
         connection.execute("SET lock_timeout = '5s'")
     return connection

@@ -183,8 +183,10 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
         for collection in ("content", "customers"):
             sees(line, "FRESH", collection=collection)
         with Oracle(line) as oracle:
+            second = start_monitor(line)  # two at once are harmless
             _poison(line)
             worker = _workers_dead(line, worker)
+            assert second.stop() == 0, second.tail()
             _connector_failed(line)
             _source_not_reached(line, proxy)
             worker = _replication_stuck(line)

@@ -11,7 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from streams.grants import sink_roles
-from tests.deployment import Deployment
+from tests.acceptance.plain import one
+from tests.deployment import Deployment, until
 
 pytestmark = pytest.mark.acceptance
 
@@ -65,6 +66,7 @@ def test_no_superuser_after_the_grants(granted: Deployment, tmp_path: Path) -> N
     worker = sink_roles(granted.name)[1]
     granted.environment["UPWELL_SINK_DSN"] = make_conninfo(admin, user=worker)
     running = granted.start_worker(module="tests.fake_worker", arguments=())
+    monitor = granted.start_worker("monitor", arguments=("monitor", "--port", "0"))
     granted.environment["UPWELL_SINK_DSN"] = admin
     try:
         granted.upwell("connector", "apply", "--wait", "60")
@@ -72,6 +74,10 @@ def test_no_superuser_after_the_grants(granted: Deployment, tmp_path: Path) -> N
         raise AssertionError(running.tail()) from error
     with psycopg.connect(admin) as sink:
         assert sink.execute("SELECT id, title FROM upwell.content").fetchall() == [(1, "tea")]
+        fresh = "SELECT count(*) = 2 FROM upwell.freshness WHERE verdict = 'FRESH'"
+        until(lambda: one(sink, fresh), 60, f"both FRESH: {monitor.tail()}")
+    assert monitor.stop() == 0, monitor.tail()
+    assert "warning" not in monitor.log.read_text(), monitor.tail()
     after = granted.upwell("doctor", "--no-model").stdout
     assert "FAIL" not in after
     _the_logins_may_nothing_more(granted, worker)

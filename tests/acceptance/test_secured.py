@@ -28,7 +28,7 @@ from connectors.debezium.connect import Connect
 from infra import stack as local
 from infra.stack.environment import kept_ports
 from streams.cli.root import cli
-from tests.acceptance.plain import ROWS, TABLES
+from tests.acceptance.plain import ROWS, TABLES, one
 from tests.deployment import Deployment, Stack, WorkerProcess, until
 from tests.fixtures.certificates import Authority
 from tests.fixtures.guarded import Guarded
@@ -179,6 +179,7 @@ def test_the_whole_line(secured: Secured) -> None:
         secured.succeed("migrate")
         secured.succeed("connector apply")
         worker = secured.worker("line")
+        monitor = secured.deployment.start_worker("monitor", arguments=("monitor", "--port", "0"))
         until(lambda: len(secured.titles()) == 20, 60, f"the first load searchable: {worker.tail()}")
         source.execute(ROWS, (21, 21))
         source.execute("UPDATE shop.content SET title = 'Another piece' WHERE id = 1")
@@ -189,8 +190,12 @@ def test_the_whole_line(secured: Secured) -> None:
             60,
             f"live changes searchable: {worker.tail()}",
         )
+    with secured.connected("sink", "postgres") as sink:
+        fresh = "SELECT count(*) = 2 FROM upwell.freshness WHERE verdict = 'FRESH'"
+        until(lambda: one(sink, fresh), 60, f"both FRESH: {monitor.tail()}")
     secured.succeed("status")
-    secured.succeed("report --fail-on stale")
+    secured.succeed("report")
+    assert monitor.stop() == 0, monitor.tail()
     assert worker.stop() == 0
     assert secured.proxies["registry"].let_in
     assert not secured.proxies["registry"].turned_away

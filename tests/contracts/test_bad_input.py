@@ -180,7 +180,7 @@ def test_a_model_that_is_not_there(upwell: Run, empty_dsn: str, model: str, said
 
 
 def test_what_comes_before_migrate_is_told_what_to_run(upwell: Run, empty_dsn: str) -> None:
-    for command in ("worker", "connector apply"):
+    for command in ("worker", "connector apply", "monitor --port 0"):
         assert "run `upwell migrate` first" in the_line(upwell(command), 2), command
     assert not has_schema(empty_dsn)
 

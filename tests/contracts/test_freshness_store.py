@@ -294,3 +294,19 @@ async def test_a_worker_that_was_killed_is_known_at_once(
     }
     await postgres.store.close()
     assert not any(each.alive for each in store.look([], []).workers)
+
+
+async def test_what_is_overdue_counts_before_it_is_searchable(
+    postgres: PostgresSink, store: FreshnessStore, connection: psycopg.Connection[Any]
+) -> None:
+    """Each change that waits past the threshold of 30 s, by the source's clock; a load's rows and others' do not."""
+    now = datetime.now(when(1).tzinfo)
+    late, soon = now - timedelta(seconds=40), now - timedelta(seconds=25)
+    await take_in(postgres.store, change(1, 1, "a", since=late, changes=3), change(2, 2, "b", since=soon))
+    await take_in(postgres.store, change(3, 3, "c", lane=Lane.BACKFILL))
+    assert store.overdue(["content", "customers"], 0.0) == {"content": 3, "customers": 0}
+    assert store.overdue(["content"], 10.0) == {"content": 4}, "the source's clock is ahead"
+    await take_in(postgres.store, letters=[replace(undecodable(4, 4), committed_at=late)])
+    assert store.overdue(["content"], 0.0) == {"content": 4}
+    await embed_all(postgres.store)
+    assert store.overdue(["content"], 0.0) == {"content": 1}

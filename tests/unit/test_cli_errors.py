@@ -234,6 +234,36 @@ def test_a_home_that_cannot_be_made(upwell: Run, spec: Path, monkeypatch: pytest
     assert the_line(upwell("up", UPWELL_HOME=str(home)), 2).endswith("Not a directory")
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"UPWELL_MONITOR_TOKEN_FILE": "/nonexistent"},
+            "monitor.token_file cannot be read: FileNotFoundError",
+        ),
+        (
+            {"UPWELL_MONITOR_TOKEN_FILE": "/nonexistent", "UPWELL_MONITOR_TOKEN": SECRET},
+            "monitor.token and monitor.token_file are both set: leave one out",
+        ),
+        ({"UPWELL_SINK_DSN": ""}, "sink.dsn is not set"),
+        ({"UPWELL_MONITOR_ROUND_SECONDS": "0.1"}, "monitor.round_seconds"),
+    ],
+)
+def test_a_monitor_with_wrong_settings(upwell: Run, variables: dict[str, str], said: str) -> None:
+    assert said in the_line(upwell("monitor --port 0", **{"UPWELL_SINK_DSN": dsn(), **variables}), 2)
+
+
+def test_a_monitor_whose_port_is_taken(upwell: Run) -> None:
+    """The sink being away is no reason to end: that is what it is there to say. So it gets as far as the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = upwell(f"monitor --port {port}", UPWELL_SINK_DSN=dsn(), UPWELL_SOURCE_DSN=dsn())
+    assert done.exit_code == 2
+    assert f"the page cannot listen on 127.0.0.1:{port}" in done.stderr.splitlines()[-1]
+    assert "UPWELL_MONITOR_PORT" in done.stderr
+    assert "Traceback" not in done.output
+
+
 # Neighbours that are away
 
 
