@@ -5,6 +5,7 @@ from __future__ import annotations
 from connectors.debezium.connect import TIMEOUT_SECONDS as CONNECT_SECONDS
 from connectors.debezium.connect import Connect
 from connectors.debezium.notifications import Notifications
+from connectors.debezium.topic import OwnTopic
 from connectors.kafka import TIMEOUT_SECONDS, Kafka
 from connectors.registry import TIMEOUT_SECONDS as REGISTRY_SECONDS
 from connectors.registry import BlockingRegistry, Registry
@@ -34,13 +35,12 @@ def blocking_registry(
     return BlockingRegistry(url or settings.registry.url, access, timeout_seconds=timeout_seconds)
 
 
+def own_topic(settings: Settings, topic: str, offset: int) -> OwnTopic:
+    """A reader of one of our own topics, from `offset`."""
+    servers, security = settings.kafka.bootstrap_servers, settings.kafka.security()
+    return OwnTopic(servers, blocking_registry(settings), topic, offset, security)
+
+
 def notifications(settings: Settings, topic: str, offset: int) -> Notifications:
     """A reader of the notifications topic, from `offset`."""
-    return Notifications(
-        settings.kafka.bootstrap_servers,
-        settings.registry.url,
-        topic,
-        offset,
-        security=settings.kafka.security(),
-        access=settings.registry.access(),
-    )
+    return Notifications(own_topic(settings, topic, offset))

@@ -184,7 +184,6 @@ class CanaryProbe:
 
     def __init__(self, settings: Settings, sights: Sights) -> None:
         self._settings, self._sights = settings, sights
-        self._registry = neighbours.blocking_registry(settings, timeout_seconds=CALL_SECONDS)
         self._topic: CanaryTopic | None = None
         self._naming: Naming | None = None
 
@@ -196,7 +195,9 @@ class CanaryProbe:
             return
         if self._topic is None or naming != self._naming:
             self.reset()
-            self._topic, self._naming = self._open(naming, 0 if read is None else read[0]), naming
+            topic, offset = naming.topic(CANARY_TABLE), 0 if read is None else read[0]
+            self._topic = CanaryTopic(neighbours.own_topic(self._settings, topic, offset))
+            self._naming = naming
         for event in self._topic.poll(0.5):
             with sights.lock:
                 if sights.naming != naming:
@@ -209,16 +210,6 @@ class CanaryProbe:
                 sights.canary_read = (event.offset + 1, number)
                 if event.lsn is not None:
                     sights.rounds.seen(event.number, event.lsn)
-
-    def _open(self, naming: Naming, offset: int) -> CanaryTopic:
-        kafka = self._settings.kafka
-        return CanaryTopic(
-            kafka.bootstrap_servers,
-            self._registry,
-            naming.topic(CANARY_TABLE),
-            offset,
-            security=kafka.security(),
-        )
 
     def reset(self) -> None:
         if self._topic is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from connectors.debezium.canary import CanaryEvent
+from connectors.debezium.canary import parse as canary
 from connectors.debezium.notifications import Notification, parse
 
 RECORDED = Path(__file__).parent.parent / "fixtures" / "recorded" / "incremental_snapshot.json"
@@ -54,3 +56,11 @@ def test_completed_is_not_succeeded(status: str, succeeded: bool) -> None:
 
 def test_other_notifications_are_not_ours() -> None:
     assert parse(0, {"aggregate_type": "Initial Snapshot", "type": "SKIPPED", "id": "x"}) is None
+
+
+def test_a_canary_is_its_number_and_its_place_in_the_log() -> None:
+    event = {"after": {"id": 1, "nonce": "42"}, "source": {"lsn": 700}, "op": "u"}
+    assert canary(3, event) == CanaryEvent(3, 42, 700)
+    assert canary(3, {**event, "source": {"lsn": None}}) == CanaryEvent(3, 42, None)
+    assert canary(3, {**event, "after": None}) is None
+    assert canary(3, {**event, "after": {"nonce": "somebody else's"}}) is None
