@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from connectors.debezium.canary import CanaryTopic
+from connectors.debezium.canary import parse as parse_canary
 from connectors.debezium.connect import TIMEOUT_SECONDS as CONNECT_SECONDS
 from connectors.debezium.connect import Connect
 from connectors.debezium.notifications import Notifications
+from connectors.debezium.notifications import parse as parse_notification
 from connectors.debezium.topic import OwnTopic
 from connectors.kafka import TIMEOUT_SECONDS, Kafka
 from connectors.registry import TIMEOUT_SECONDS as REGISTRY_SECONDS
 from connectors.registry import BlockingRegistry, Registry
 from streams.settings import Settings
+
+T = TypeVar("T")
 
 
 def kafka(settings: Settings, *, timeout: float = TIMEOUT_SECONDS) -> Kafka:
@@ -35,12 +43,18 @@ def blocking_registry(
     return BlockingRegistry(url or settings.registry.url, access, timeout_seconds=timeout_seconds)
 
 
-def own_topic(settings: Settings, topic: str, offset: int) -> OwnTopic:
-    """A reader of one of our own topics, from `offset`."""
-    servers, security = settings.kafka.bootstrap_servers, settings.kafka.security()
-    return OwnTopic(servers, blocking_registry(settings), topic, offset, security)
-
-
 def notifications(settings: Settings, topic: str, offset: int) -> Notifications:
     """A reader of the notifications topic, from `offset`."""
-    return Notifications(own_topic(settings, topic, offset))
+    return _own_topic(settings, topic, offset, parse_notification)
+
+
+def canary(settings: Settings, topic: str, offset: int) -> CanaryTopic:
+    """A reader of the canary's topic, from `offset`."""
+    return _own_topic(settings, topic, offset, parse_canary)
+
+
+def _own_topic(
+    settings: Settings, topic: str, offset: int, parse: Callable[[int, dict[str, Any]], T | None]
+) -> OwnTopic[T]:
+    servers, security = settings.kafka.bootstrap_servers, settings.kafka.security()
+    return OwnTopic(servers, blocking_registry(settings), topic, offset, parse, security)

@@ -5,7 +5,6 @@ A number that is missing is a lost change (DESIGN 6).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,18 +27,5 @@ def parse(offset: int, record: dict[str, Any]) -> CanaryEvent | None:
     return CanaryEvent(offset, int(nonce), None if lsn is None else int(lsn)) if nonce.isdecimal() else None
 
 
-class CanaryTopic:
-    """A reader of one canary topic."""
-
-    def __init__(self, topic: OwnTopic) -> None:
-        self._topic = topic
-
-    def poll(self, seconds: float) -> Iterator[CanaryEvent]:
-        """What arrives within `seconds`. Raises as `OwnTopic.poll`."""
-        for offset, record in self._topic.poll(seconds):
-            found = parse(offset, record)
-            if found is not None:
-                yield found
-
-    def close(self) -> None:
-        self._topic.close()
+#: A reader of one such topic.
+CanaryTopic = OwnTopic[CanaryEvent]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,18 +61,5 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-class Notifications:
-    """A reader of one notifications topic."""
-
-    def __init__(self, topic: OwnTopic) -> None:
-        self._topic = topic
-
-    def poll(self, seconds: float) -> Iterator[Notification]:
-        """What arrives within `seconds`. Raises as `OwnTopic.poll`."""
-        for offset, record in self._topic.poll(seconds):
-            found = parse(offset, record)
-            if found is not None:
-                yield found
-
-    def close(self) -> None:
-        self._topic.close()
+#: A reader of one such topic.
+Notifications = OwnTopic[Notification]

@@ -1,11 +1,11 @@
-"""One topic of one partition, read without a group from a remembered offset: who reads it may be killed, another goes on."""
+"""One topic of one partition, read without a group from a remembered offset: a reader is killed, another goes on."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar, cast
 
 import fastavro
 from confluent_kafka import Consumer, KafkaException, Message
@@ -17,11 +17,15 @@ from connectors.registry import BlockingRegistry
 from schemas.errors import KafkaUnavailable
 from schemas.wire import split
 
+T = TypeVar("T")
 _FETCH: Final = {"auto.offset.reset": "earliest", "enable.auto.commit": False, "group.id": "upwell-unused"}
 
 
-class OwnTopic:
-    """A reader of a topic that upwell has made for itself; what is before the log start is skipped."""
+class OwnTopic(Generic[T]):
+    """A reader of a topic that upwell has made for itself; what is before the log start is skipped.
+
+    `parse` makes of offset and decoded value what is read, or None of what does not matter.
+    """
 
     def __init__(
         self,
@@ -29,9 +33,10 @@ class OwnTopic:
         registry: BlockingRegistry,
         topic: str,
         offset: int,
+        parse: Callable[[int, dict[str, Any]], T | None],
         security: KafkaSecurity = PLAIN_KAFKA,
     ) -> None:
-        self._topic, self._registry = topic, registry
+        self._topic, self._registry, self._parse = topic, registry, parse
         self._schemas: dict[int, Any] = {}
         self._refusals = Refusals(bootstrap_servers)
         self._consumer = Consumer(
@@ -39,8 +44,8 @@ class OwnTopic:
         )
         self._consumer.assign([ClientPartition(topic, 0, offset)])
 
-    def poll(self, seconds: float) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Offset and decoded value of what arrives within `seconds`, at once when something does; no tombstones.
+    def poll(self, seconds: float) -> Iterator[T]:
+        """What arrives within `seconds`, at once when something does; no tombstones.
 
         Raises KafkaUnavailable, RegistryUnavailable, SettingsError if Kafka lets nobody in.
         """
@@ -48,8 +53,9 @@ class OwnTopic:
         self._refusals.check()
         while message is not None:
             body = self._body(message)
-            if body:
-                yield cast(int, message.offset()), self._decode(body)
+            found = self._parse(cast(int, message.offset()), self._decode(body)) if body else None
+            if found is not None:
+                yield found
             message = self._consumer.poll(0)
 
     def _body(self, message: Message) -> bytes | None:

@@ -196,7 +196,7 @@ class CanaryProbe:
         if self._topic is None or naming != self._naming:
             self.reset()
             topic, offset = naming.topic(CANARY_TABLE), 0 if read is None else read[0]
-            self._topic = CanaryTopic(neighbours.own_topic(self._settings, topic, offset))
+            self._topic = neighbours.canary(self._settings, topic, offset)
             self._naming = naming
         for event in self._topic.poll(0.5):
             with sights.lock:
