@@ -57,4 +57,4 @@ def _own_topic(
     settings: Settings, topic: str, offset: int, parse: Callable[[int, dict[str, Any]], T | None]
 ) -> OwnTopic[T]:
     servers, security = settings.kafka.bootstrap_servers, settings.kafka.security()
-    return OwnTopic(servers, blocking_registry(settings), topic, offset, parse, security)
+    return OwnTopic(servers, blocking_registry(settings), topic, offset, parse, security=security)

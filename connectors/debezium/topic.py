@@ -34,6 +34,7 @@ class OwnTopic(Generic[T]):
         topic: str,
         offset: int,
         parse: Callable[[int, dict[str, Any]], T | None],
+        *,
         security: KafkaSecurity = PLAIN_KAFKA,
     ) -> None:
         self._topic, self._registry, self._parse = topic, registry, parse
