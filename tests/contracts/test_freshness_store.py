@@ -185,6 +185,10 @@ def test_a_later_evaluation_stays(connection: psycopg.Connection[Any], store: Fr
         "SELECT verdict, reason, watermark, source_ahead_seconds, pending, dead_letters FROM upwell.evaluation"
     ).fetchall()
     assert row == [("FRESH", "all is well", when(9), 0.5, 3, 1)]
+    connection.execute("UPDATE upwell.evaluation SET evaluated_at = now() + interval '1 hour'")
+    store.write(1, when(12), 0.5, [replace(fresh, pending=4)])
+    row = connection.execute("SELECT pending FROM upwell.evaluation").fetchall()
+    assert row == [(4,)], "a clock that has gone back keeps nobody from knowing"
     store.summarise({"content": ({"p50": 0.1}, {"sli": 1.0})})
     row = connection.execute("SELECT delay ->> 'p50', slo ->> 'sli' FROM upwell.evaluation").fetchall()
     assert row == [("0.1", "1.0")]

@@ -99,6 +99,7 @@ ON CONFLICT (collection) DO UPDATE
        source_ahead_seconds = excluded.source_ahead_seconds, pending = excluded.pending,
        dead_letters = excluded.dead_letters
  WHERE e.evaluated_at < excluded.evaluated_at
+    OR e.evaluated_at > clock_timestamp() + interval '15 seconds' -- the sink's clock has gone back
 
 -- name: write_summaries
 UPDATE upwell.evaluation e SET delay = u.delay, slo = u.slo
