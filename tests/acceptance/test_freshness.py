@@ -188,6 +188,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             worker = _workers_dead(line, worker)
             assert second.stop() == 0, second.tail()
             _connector_failed(line)
+            assert "is restarted: it FAILED" in monitor.log.read_text()
             _source_not_reached(line, proxy)
             worker = _replication_stuck(line)
             _page(line)
