@@ -21,7 +21,8 @@ down: setup ## Stop what `make up` started; what was stored stays
 	@$(UPWELL) down
 
 test: check ## Every rung of the tests but benchmarks, on the real components
-	@$(PYTEST) -m "not benchmark" tests
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser
+	@$(PYTEST) tests/integration tests/acceptance
 
 unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from connectors.postgres.capture_state import SILENT_SECONDS
 from streams.cli.context import home_from, settings_from
-from streams.cli.table import console, duration, one_line, seconds, table
+from streams.cli.table import console, duration, one_line, print_whole, seconds, table
 from streams.settings import Settings
 from streams.status import Facts, Finding, findings, look
 
@@ -102,4 +102,4 @@ def _print_collections(facts: Facts, screen: Console) -> None:
             seconds(found.delay.p50),
             seconds(found.delay.p95),
         )
-    screen.print(made)
+    print_whole(screen, made)

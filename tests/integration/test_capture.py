@@ -86,8 +86,10 @@ def new_records(reading: Reading, topic: str, known: list[Record], count: int) -
 
 
 def loads(deployment: Deployment) -> dict[str, Any]:
+    """Of the collections of the spec."""
+    query = "SELECT name, load_state, load_detail FROM upwell.collection WHERE name <> 'canary'"
     with deployment.sink() as sink:
-        rows = sink.execute("SELECT name, load_state, load_detail FROM upwell.collection").fetchall()
+        rows = sink.execute(query).fetchall()
     return {name: (state, detail) for name, state, detail in rows}
 
 
