@@ -18,7 +18,10 @@ from tests.fakes.board import FakeBoard, FakeReads
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One for the module: playwright's loop would run on in all tests that come after. Where there is none the rung is skipped and says so; in CI that is a failure."""
+    """One for the module: in all tests that come after, playwright's loop would run on.
+
+    Where there is none the rung is skipped and says so; in CI that is a failure.
+    """
     path = shutil.which("chromium")
     if path is None:
         reason = "the browser rung did not run: no chromium on this machine (Debian's package `chromium`)"
