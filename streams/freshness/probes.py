@@ -203,7 +203,7 @@ class CanaryProbe:
                 if sights.naming != naming:
                     return
                 last = sights.canary_read
-                if last is not None and event.number > last[1] + 1 and last[1]:
+                if last is not None and event.offset == last[0] and event.number > last[1] + 1:
                     place = f"{naming.topic(CANARY_TABLE)} before offset {event.offset}"
                     sights.missing = f"canary {last[1] + 1} is missing in {place}"
                 number = event.number if last is None else max(event.number, last[1])

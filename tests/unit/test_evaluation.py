@@ -194,6 +194,17 @@ def test_what_another_monitor_has_read_counts(canary: tuple[CanaryProbe, Sights,
     assert "canary 9 is missing" in sights.missing
 
 
+def test_what_the_topic_does_not_hold_any_more_is_not_missing(
+    canary: tuple[CanaryProbe, Sights, Topic],
+) -> None:
+    """A monitor that was away for longer than the retention: whether there was one is not known."""
+    probe, sights, topic = canary
+    sights.canary_read = (4, 8)
+    topic.events = [CanaryEvent(9, 14, 30), CanaryEvent(10, 15, 40)]
+    probe.look()
+    assert (sights.missing, sights.canary_read) == ("", (11, 15))
+
+
 def test_an_event_moves_its_round(canary: tuple[CanaryProbe, Sights, Topic]) -> None:
     probe, sights, topic = canary
     sights.rounds.begin(7, AT, 0.0)
