@@ -191,7 +191,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             assert "is restarted: it FAILED" in monitor.log.read_text()
             _source_not_reached(line, proxy)
             worker = _replication_stuck(line)
-            _page(line)
+            _page(line, monitor)
         assert monitor.process.poll() is None, monitor.tail()
     print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
     print(f"truth ahead of the watermark: {min(oracle.distances):.1f} to {max(oracle.distances):.1f} s")
@@ -259,10 +259,10 @@ def _replication_stuck(line: Deployment) -> WorkerProcess:
     return again
 
 
-def _page(line: Deployment) -> None:
+def _page(line: Deployment, monitor: WorkerProcess) -> None:
     """What the monitor serves is what the sink says."""
     with line.sink() as sink:
-        url = one(sink, "SELECT url FROM upwell.monitor")
+        url = one(sink, "SELECT url FROM upwell.monitor WHERE pid = %s", monitor.process.pid)
     assert requests.get(f"{url}readyz", timeout=10).status_code == 200
     live = requests.get(f"{url}api/v1/live", timeout=10).json()
     assert live["collections"]["content"]["verdict"] == "FRESH"

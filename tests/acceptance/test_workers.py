@@ -108,8 +108,12 @@ def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothin
         assert added.stop() == 0, added.tail()
         until(lambda: writer.written > 900, 60, "more changes")
     until(lambda: all_searchable(prepared), 90, "everything")
-    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
-    assert not difference, difference
+    # The removed one's partitions are given away after its session only, so as many rows are not yet the same rows.
+    until(
+        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode),
+        60,
+        "the sink is what the source is",
+    )
     with prepared.sink() as sink:
         for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
             assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
