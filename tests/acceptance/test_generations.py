@@ -186,10 +186,12 @@ def settled(deployment: Deployment, dimension: int, text: TextOf) -> None:
 def test_a_model_that_workers_do_not_have_keeps_the_live_generation_as_it_is(prepared: Deployment) -> None:
     worker = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
     until(lambda: all_searchable(prepared), 60, "the first rows")
+    assert worker.stop() == 0, worker.tail()  # it would have the model before it is missing
     change_spec(prepared, "path:fake-128")
     generation(prepared, "create", "content")
     with prepared.sink() as sink:
         sink.execute("UPDATE upwell.generation SET model = 'path:missing' WHERE number = 2")
+        worker = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
         said = until(
             lambda: json.loads(generation(prepared, "status", "--json").stdout)["problems"], 30, "the problem"
         )
