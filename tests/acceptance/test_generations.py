@@ -189,6 +189,7 @@ def test_a_model_that_workers_do_not_have_keeps_the_live_generation_as_it_is(pre
     assert worker.stop() == 0, worker.tail()  # it would have the model before it is missing
     change_spec(prepared, "path:fake-128")
     generation(prepared, "create", "content")
+    generation(prepared, "create", "customers")  # the model is that of both
     with prepared.sink() as sink:
         sink.execute("UPDATE upwell.generation SET model = 'path:missing' WHERE number = 2")
         worker = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
@@ -201,7 +202,8 @@ def test_a_model_that_workers_do_not_have_keeps_the_live_generation_as_it_is(pre
         shown = "SELECT chunk_text LIKE '%%goes on%%' AND NOT is_stale FROM upwell.content WHERE id = 1"
         until(lambda: one(sink, shown), 30, "the live generation")
     assert worker.process.poll() is None
-    generation(prepared, "drop", "content", "2")
+    for collection in ("content", "customers"):
+        generation(prepared, "drop", collection, "2")
     with prepared.sink() as sink:
         until(
             lambda: one(sink, "SELECT count(*) = 0 FROM upwell.worker WHERE problems <> '[]'"),
