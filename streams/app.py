@@ -15,7 +15,7 @@ import structlog
 
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker
-from connectors.kafka import Kafka, TopicFacts
+from connectors.kafka import TopicFacts
 from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
@@ -31,9 +31,9 @@ from streams.capture import completion, lineage_of
 from streams.completion import Completing, Completion
 from streams.embed.listen import listen
 from streams.embed.stage import Recipe
-from streams.freshness.rounds import Ends
 from streams.generations import matching
 from streams.intake.stage import Intake
+from streams.loads import read_ends
 from streams.models import encoder_of
 from streams.pacing import Pacing
 from streams.ports import Encoder
@@ -143,16 +143,12 @@ async def _run(
             ),
             on_stopping=on_stopping,
             vitals=vitals,
-            read_ends=partial(_ends, neighbours.kafka(settings, timeout=ENDS_SECONDS), sorted(topics)),
+            read_ends=partial(read_ends, neighbours.kafka(settings, timeout=ENDS_SECONDS), sorted(topics)),
         )
         await Worker(parts).run()
     finally:
         await registry.close()
         await store.close()
-
-
-def _ends(kafka: Kafka, topics: Sequence[str]) -> Ends:
-    return Ends(kafka.end_offsets(topics), kafka.log_starts(topics))
 
 
 def _listening(settings: Settings, wakes: list[Callable[[], None]]) -> Service:

@@ -25,7 +25,7 @@ Load = Callable[[str], Encoder]
 SAMPLE_ROWS: Final = 500
 SAMPLE_CHUNKS: Final = 64
 #: A worker that lives embeds one row in far less.
-CANARY_SECONDS: Final = 15.0
+FOLLOW_SECONDS: Final = 15.0
 #: Bytes of a dimension in table and index together.
 BYTES_PER_DIMENSION: Final = 8
 
@@ -58,9 +58,8 @@ class Plan:
 def matching(settings: Settings, name: str, fed: Sequence[GenerationInfo]) -> GenerationInfo:
     """The generation that the spec means. `fed`: the collection's own. Raises GenerationMismatch if there is none."""
     if name == CANARY:
-        return next(
-            (each for each in fed if each.is_live), fed[0]
-        )  # it follows the others, see `follow_canary`
+        # It follows the others, see `follow_canary`.
+        return next((each for each in fed if each.is_live), fed[0])
     spec = settings.collections[name]
     for each in fed:
         chunk = Chunking(
@@ -143,7 +142,7 @@ def create(settings: Settings, name: str, load: Load) -> tuple[GenerationInfo, i
         return generations.create(wanted(settings, name, load(settings.model.name)))
 
 
-def follow_canary(settings: Settings, seconds: float = CANARY_SECONDS) -> str:
+def follow_canary(settings: Settings, seconds: float = FOLLOW_SECONDS) -> str:
     """Make the canary use a model that a collection's live generation uses; what was done, in words, "" if nothing.
 
     Workers fill its generation of one row in a moment; if none does within `seconds`, the next switch tries again.

@@ -8,7 +8,7 @@ EMPTY (H24). How a scan becomes complete is in `streams/completion.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +22,7 @@ from connectors.postgres.source import Connection, first
 from connectors.postgres.source_schema import unsettled
 from schemas.change import TopicPartition
 from schemas.errors import ConnectUnavailable, SettingsError, SourceUnavailable
+from streams.freshness.rounds import Ends
 
 POLL_SECONDS: Final = 0.2
 #: How often the connector is looked at while a scan is followed.
@@ -227,6 +228,11 @@ def _of_a_load(notification: Notification) -> bool:
 def ends_of(kafka: Kafka, topic: str) -> dict[str, int]:
     """End offsets of a topic by partition, as a load keeps them in the sink."""
     return {str(at.partition): end for at, end in kafka.end_offsets([topic]).items()}
+
+
+def read_ends(kafka: Kafka, topics: Collection[str]) -> Ends:
+    """End offsets and log starts of some topics, the ends first."""
+    return Ends(kafka.end_offsets(topics), kafka.log_starts(topics))
 
 
 def records_ahead(

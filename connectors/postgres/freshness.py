@@ -171,10 +171,6 @@ class FreshnessStore:
                 gaps=[row[0] for row in gaps.fetchall()],
             )
 
-    def backfill(self, names: Collection[str]) -> Mapping[str, int]:
-        """Texts of loads that wait, by collection."""
-        return dict(self._rows("backfill", {"names": list(names)}))
-
     def overdue(self, names: Collection[str], source_ahead_seconds: float) -> Mapping[str, int]:
         """Changes by collection that were committed longer ago than the threshold and are not searchable."""
         of = {"names": list(names), "ahead": source_ahead_seconds}

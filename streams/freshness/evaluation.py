@@ -13,6 +13,7 @@ from connectors.postgres.freshness import CanaryFound, CollectionSeen, Proven, S
 from schemas.freshness import CANARY, Verdict
 from streams.freshness.probes import Sights
 from streams.freshness.rounds import Ends, OpenLetter, Reflected, Rounds, behind, lost
+from streams.freshness.summaries import Summary
 from streams.freshness.verdict import Canary, Neighbour, Pipeline, Standing, judge
 from streams.settings import Settings
 
@@ -73,26 +74,15 @@ class Evaluator:
             rounds.forget(name for name in sink.collections if name != CANARY)
         return proven
 
-    def waiting(self, sink: SinkSeen, backfill: Mapping[str, int]) -> dict[str, int]:
-        """Rows of loads that are not searchable, by collection: those in Kafka, and those that are `backfill`."""
-        with self.sights.lock:
-            naming, ends = self.sights.naming, self.sights.ends
-        topics = {} if naming is None else self.topics(naming)
-        return {
-            name: backfill.get(name, 0)
-            + (0 if ends is None else behind(ends, reflected(topics.get(name, ""), sink, seen)))
-            for name, seen in sink.collections.items()
-        }
-
     def judge(
         self,
         sink: SinkSeen,
         canary: CanaryFound,
         neighbours: Mapping[str, Neighbour],
         watermarks: Mapping[str, datetime],
-        progress: Mapping[str, str],
+        summary: Summary,
     ) -> dict[str, Judged]:
-        """Every collection of the spec that the sink has. `watermarks`: as they are now; `progress`: of loads."""
+        """Every collection of the spec that the sink has. `watermarks`: as they are now."""
         now = time.monotonic()
         sights = self.sights
         with sights.lock:
@@ -111,8 +101,8 @@ class Evaluator:
                 ends,
                 watermark=watermark,
                 source_now=source_now,
-                sink_now=sink.at,
-                progress=progress.get(name, ""),
+                sink=sink,
+                summary=summary,
             )
             found[name] = Judged(judge(standing, pipeline), standing, seen, watermark)
         return found
@@ -142,21 +132,24 @@ class Evaluator:
         *,
         watermark: datetime | None,
         source_now: datetime | None,
-        sink_now: datetime,
-        progress: str,
+        sink: SinkSeen,
+        summary: Summary,
     ) -> Standing:
         def age(at: datetime | None) -> float | None:
             return None if at is None or source_now is None else max(0.0, (source_now - at).total_seconds())
 
-        violated = None if seen.violated_at is None else (sink_now - seen.violated_at).total_seconds()
+        violated = None if seen.violated_at is None else (sink.at - seen.violated_at).total_seconds()
+        left = None if ends is None else behind(ends, of)
+        waiting, forecast = summary.backfill.get(seen.name, 0) + (left or 0), summary.forecasts.get(seen.name)
+        eta_seconds = None if forecast is None else forecast.eta_seconds
         return Standing(
             name=seen.name,
             threshold_seconds=self.settings.collections[seen.name].slo.threshold_seconds,
             load_state=seen.load_state,
-            progress=progress,
+            progress=load_progress(seen, sink.lineage, waiting, eta_seconds),
             staleness_seconds=age(watermark),
             measured=seen.name in self.measured,
-            behind=None if ends is None else behind(ends, of),
+            behind=left,
             pending=seen.pending,
             oldest_pending_seconds=age(seen.pending_since),
             dead_letters=seen.dead_letters,

@@ -26,9 +26,9 @@ from connectors.postgres.history import add_verdicts
 from connectors.postgres.migrate import check_schema
 from schemas.errors import Halt, SettingsError, UpwellError
 from schemas.freshness import CANARY, State
-from streams.freshness.evaluation import Evaluator, Judged, load_progress
+from streams.freshness.evaluation import Evaluator, Judged
 from streams.freshness.probes import Probe, Sights, open_sink, probes
-from streams.freshness.summaries import Summaries, Summary, keep
+from streams.freshness.summaries import Summaries, keep
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -163,13 +163,7 @@ class Monitor:
                 watermarks[each.collection] = max(
                     each.watermark, watermarks.get(each.collection, each.watermark)
                 )
-        summary = self.summaries.last
-        waiting = self._evaluator.waiting(sink, summary.backfill)
-        progress = {
-            name: load_progress(seen, sink.lineage, waiting[name], _eta(summary, name))
-            for name, seen in sink.collections.items()
-        }
-        judged = self._evaluator.judge(sink, canary, self.neighbours(), watermarks, progress)
+        judged = self._evaluator.judge(sink, canary, self.neighbours(), watermarks, self.summaries.last)
         source_now = self.sights.now_at_source(looked)
         ahead = 0.0 if source_now is None else (source_now - sink.at).total_seconds()
         store.write(sink.lineage, sink.at, ahead, [_evaluation(name, each) for name, each in judged.items()])
@@ -223,11 +217,6 @@ class Monitor:
         now = time.monotonic()
         named = ("source", "kafka", "connect", "registry", "sink")
         return {name: self._probes[name].neighbour(now) for name in named}
-
-
-def _eta(summary: Summary, name: str) -> float | None:
-    forecast = summary.forecasts.get(name)
-    return None if forecast is None else forecast.eta_seconds
 
 
 def _evaluation(name: str, each: Judged) -> Evaluation:

@@ -32,6 +32,7 @@ from streams.freshness.rounds import Ends, Rounds
 from streams.freshness.supervision import Restarts
 from streams.freshness.verdict import Connector, Neighbour
 from streams.gaps import find_gap
+from streams.loads import read_ends
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -156,7 +157,7 @@ class SourceProbe:
         begun = time.monotonic()
         row = first(connection, "beat")
         ended = time.monotonic()
-        slot = first(connection, "slot_room", {"slot": naming.slot})
+        slot = first(connection, "slot_state", {"slot": naming.slot})
         assert row is not None
         sights = self._sights
         with sights.lock:
@@ -260,7 +261,7 @@ class KafkaProbe:
             settled, topics = sights.rounds.unread(), sights.topics
             if not topics or (not settled and time.monotonic() - sights.ends_at < ENDS_SECONDS):
                 return
-        ends = Ends(self._kafka.end_offsets(topics), self._kafka.log_starts(topics))
+        ends = read_ends(self._kafka, topics)
         with sights.lock:
             for each in settled:
                 each.ends = ends

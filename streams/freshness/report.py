@@ -18,6 +18,7 @@ from schemas.spec import Slo
 from streams.freshness.forecast import Forecast
 from streams.freshness.measures import STAGES
 from streams.freshness.sketches import merged, summary
+from streams.freshness.slo import BURN_WINDOWS
 from streams.freshness.slow import why
 
 TOTAL: Final = "total"
@@ -26,7 +27,6 @@ PARTS: Final = tuple(stage for stage in STAGES if stage != TOTAL)
 #: Stages that end or begin at the clock of Kafka Connect, so that its skew is in them (DESIGN 7).
 APPROXIMATE: Final = frozenset({"capture", "queue"})
 CHUNK_RESULTS: Final = ("encoded", "kept", "copied")
-BURN_WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
 #: How many of the slowest changes a report has.
 WORST: Final = 10
 UNREAD: Final = Verdict(State.UNKNOWN, "no monitor has evaluated it yet; run `upwell monitor`")

@@ -18,6 +18,7 @@ from connectors.postgres.freshness import FreshnessStore
 from connectors.postgres.history import keep_history, read_buckets, read_window
 from connectors.postgres.read import read_report
 from schemas.freshness import Bucket
+from schemas.sink import Lane
 from streams.freshness.forecast import Forecast, forecast_of
 from streams.freshness.probes import open_sink
 from streams.freshness.report import as_json, build_report
@@ -71,7 +72,8 @@ class Summaries:
         )
         share = self._settings.worker.backfill_share
         forecasts = forecast_of(read_queue(connection), backfill_share=share)
-        self.last = Summary(slos, forecasts, store.backfill(self._settings.served), found)
+        backfill = {name: each.pending[Lane.BACKFILL] for name, each in report.collections.items()}
+        self.last = Summary(slos, forecasts, backfill, found)
 
     def _evaluate(self, store: FreshnessStore, now: datetime) -> dict[str, Mapping[str, Any]]:
         # Before the buckets: what becomes searchable in between is counted twice for a moment, and never not at all.

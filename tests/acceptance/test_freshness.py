@@ -113,12 +113,14 @@ class Oracle:
             self.distances.append((oldest.before - watermark).total_seconds())
 
 
-@pytest.fixture
-def line(deployment: Deployment) -> Deployment:
-    """Two tables of 50 rows, captured; thresholds are short, and nobody works yet."""
+def spec() -> str:
+    """That of the shop, with a short threshold."""
     slo = f"slo = {{{{ threshold_seconds = {THRESHOLD} }}}}\n"
-    spec = SPEC.replace("chunk = {{", slo + "chunk = {{").format(name=deployment.name)
-    (deployment.directory / "upwell.toml").write_text(spec)
+    return SPEC.replace("chunk = {{", slo + "chunk = {{")
+
+
+def capture(deployment: Deployment) -> None:
+    """Two tables, 50 rows, one of which the oracle changes; nobody works yet."""
     deployment.environment.update(OFTEN)
     deployment.cli = "tests.fake_cli"
     with deployment.source() as source:
@@ -128,6 +130,13 @@ def line(deployment: Deployment) -> Deployment:
         source.execute("INSERT INTO shop.customers (id, full_name, segment) VALUES (1, 'A', 'b')")
     deployment.upwell("migrate")
     deployment.upwell("connector", "apply", seconds=180)
+
+
+@pytest.fixture
+def line(deployment: Deployment) -> Deployment:
+    """Captured; thresholds are short."""
+    (deployment.directory / "upwell.toml").write_text(spec().format(name=deployment.name))
+    capture(deployment)
     return deployment
 
 

@@ -24,8 +24,8 @@ from confluent_kafka import Producer
 
 from infra import stack
 from tests.acceptance import test_freshness as faults
-from tests.acceptance.plain import ROWS, TABLES, one
-from tests.deployment import SPEC, Deployment, Stack, WorkerProcess
+from tests.acceptance.plain import one
+from tests.deployment import Deployment, Stack, WorkerProcess
 
 #: Longer than what any fault here needs to be undone again.
 SETTLE_SECONDS: Final = 90.0
@@ -137,26 +137,14 @@ def main() -> None:
         home = folder / "home"
         variables = dict(stack.up(home, progress=print).variables)
         opened.callback(stack.down, home)
-        line = opened.enter_context(Deployment.create(Stack(home, variables), folder, spec()))
+        line = opened.enter_context(Deployment.create(Stack(home, variables), folder, faults.spec()))
         if not soak(line, given.minutes, given.seed):
             sys.exit(1)
 
 
-def spec() -> str:
-    slo = f"slo = {{{{ threshold_seconds = {faults.THRESHOLD} }}}}\n"
-    return SPEC.replace("chunk = {{", slo + "chunk = {{")
-
-
 def soak(line: Deployment, minutes: float, seed: int) -> bool:
     """Whether nothing claimed too much."""
-    line.environment.update(faults.OFTEN)
-    line.cli = "tests.fake_cli"
-    with line.source() as source:
-        source.execute(TABLES)
-        source.execute(ROWS, (1, 50))
-        source.execute("UPDATE shop.content SET title = 'number 0' WHERE id = 1")
-    line.upwell("migrate")
-    line.upwell("connector", "apply", seconds=180)
+    faults.capture(line)
     nemesis = Nemesis(line, random.Random(seed), faults.start_worker(line, "w1"), faults.start_monitor(line))
     faults.sees(line, "FRESH")
     struck, end = 0, time.monotonic() + 60 * minutes

@@ -13,9 +13,11 @@ import pytest
 from connectors.postgres.freshness import Evaluation, FreshnessStore, Proven
 from connectors.postgres.generations import Generations
 from connectors.postgres.migrate import migrate_sink
+from connectors.postgres.read import read_report
 from schemas.change import Change, Operation, Origin, Version
 from schemas.freshness import State, Verdict
 from schemas.sink import IntakePlan, IntakeRequest, IntakeView, Lane
+from streams.freshness.report import build_report
 from streams.intake.core import decide
 from tests.contracts.sinks import PostgresSink, Sink, generation, layout
 from tests.contracts.steps import AT, change, claim, digest, embed, embed_all, take_in, undecodable, when
@@ -118,7 +120,9 @@ async def test_first_loads_are_counted_apart(postgres: PostgresSink, store: Fres
     await take_in(postgres.store, change(1, 1, "a", lane=Lane.BACKFILL), change(2, 2, "b", since=when(9)))
     found = store.look(["content"], []).collections["content"]
     assert (found.pending, found.unreflected) == (1, when(9))
-    assert store.backfill(["content", "customers"]) == {"content": 1}
+    counted = build_report(read_report(store.connection, timedelta(hours=1))).collections
+    assert counted["content"].pending == {"live": 1, "backfill": 1}
+    assert counted["customers"].pending == {"live": 0, "backfill": 0}
 
 
 def test_blocked_collections_that_a_worker_still_speaks_of(

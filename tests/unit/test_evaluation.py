@@ -20,6 +20,7 @@ from schemas.freshness import State
 from streams.freshness.evaluation import Evaluator, load_progress
 from streams.freshness.probes import CanaryProbe, Probe, Sights
 from streams.freshness.rounds import Ends
+from streams.freshness.summaries import Summary
 from streams.freshness.verdict import Neighbour
 from streams.settings import Settings, load
 from tests.deployment import until
@@ -97,7 +98,7 @@ def test_another_lineage_begins_with_nothing(evaluator: Evaluator) -> None:
 
 
 def judged(evaluator: Evaluator, seen: SinkSeen, canary: CanaryFound = FOUND, **watermarks: datetime) -> Any:
-    return evaluator.judge(seen, canary, WELL, watermarks, {})["content"]
+    return evaluator.judge(seen, canary, WELL, watermarks, Summary())["content"]
 
 
 def test_fresh_and_stale_by_the_sources_clock(evaluator: Evaluator) -> None:
@@ -130,7 +131,7 @@ def test_a_missing_canary_and_what_another_monitor_has_found_are_gaps(evaluator:
 
 
 def test_a_collection_that_the_sink_does_not_have_is_not_judged(evaluator: Evaluator) -> None:
-    assert evaluator.judge(replace(sink(), collections={}), FOUND, WELL, {}, {}) == {}
+    assert evaluator.judge(replace(sink(), collections={}), FOUND, WELL, {}, Summary()) == {}
 
 
 def test_progress_of_a_load_in_words() -> None:

@@ -52,12 +52,6 @@ SELECT reason FROM upwell.gap WHERE lineage = (SELECT max(number) FROM upwell.li
 -- name: add_gap
 INSERT INTO upwell.gap (lineage, reason) VALUES (%(lineage)s, %(reason)s) ON CONFLICT DO NOTHING
 
--- name: backfill
--- Texts of loads that wait; a million of them are counted, so not every second.
-SELECT p.collection, count(*) FROM upwell.pending p
-  JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
- WHERE p.lane = 'backfill' AND p.collection = ANY(%(names)s::text[]) GROUP BY p.collection
-
 -- name: overdue
 -- Changes that are late already, though nobody knows yet by how much: what waits in the live generation, and dead letters.
 SELECT c.name, coalesce(p.changes, 0) + coalesce(d.rows, 0)

@@ -96,9 +96,9 @@ SELECT slot_name AS name, active, confirmed_flush_lsn IS NOT NULL AS ready, wal_
  WHERE slot_name = %(slot)s AND database = current_database();
 
 -- name: slot_state
--- How far the connector is behind the end of the write-ahead log.
-SELECT slot_name AS name, active, wal_status,
-       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind_bytes
+-- What the source keeps for the connector, and how much more it may be before the slot is lost (NULL: without limit).
+SELECT slot_name AS name, active, coalesce(wal_status, '') AS wal_status,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind_bytes, safe_wal_size AS safe_bytes
   FROM pg_catalog.pg_replication_slots
  WHERE slot_name = %(slot)s AND database = current_database();
 
@@ -125,13 +125,6 @@ INSERT INTO upwell.canary AS c (id, nonce, at) VALUES (1, '1', clock_timestamp()
 ON CONFLICT (id) DO UPDATE
    SET nonce = CASE WHEN c.nonce ~ '^[0-9]{1,18}$' THEN (c.nonce::bigint + 1)::text ELSE '1' END, at = clock_timestamp()
 RETURNING nonce::bigint AS number, at, clock_timestamp() AS now;
-
--- name: slot_room
--- What the source keeps for the connector, and how much more it may be before the slot is lost (NULL: without limit).
-SELECT slot_name AS name, active, coalesce(wal_status, '') AS wal_status,
-       pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind_bytes, safe_wal_size AS safe_bytes
-  FROM pg_catalog.pg_replication_slots
- WHERE slot_name = %(slot)s AND database = current_database();
 
 -- name: placeholder
 -- The deployment's stand-in for values that Debezium does not have.
