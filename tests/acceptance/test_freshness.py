@@ -199,7 +199,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             _connector_failed(line)
             assert "is restarted: it FAILED" in monitor.log.read_text()
             _source_not_reached(line, proxy)
-            worker = _replication_stuck(line)
+            worker = _replication_stuck(line, worker)
             _page(line, monitor)
         assert monitor.process.poll() is None, monitor.tail()
     print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
@@ -250,7 +250,7 @@ def _source_not_reached(line: Deployment, proxy: Proxy) -> None:
     sees(line, "FRESH")
 
 
-def _replication_stuck(line: Deployment) -> WorkerProcess:
+def _replication_stuck(line: Deployment, worker: WorkerProcess) -> WorkerProcess:
     """Heartbeats beat, and the canary does not come: its table is not published. Then changes are lost for good."""
     with line.source() as source:
         publication = f"upwell_{line.name}"
@@ -263,7 +263,8 @@ def _replication_stuck(line: Deployment) -> WorkerProcess:
     rebuild.start()
     sees(line, "INCOMPLETE", "rebuild")
     rebuild.join()
-    again = start_worker(line, "w1")  # the one before has ended with its lineage
+    worker.process.wait(30)  # it ends with its lineage, and its slot is free only then
+    again = start_worker(line, "w1")
     sees(line, "FRESH")
     return again
 
