@@ -269,13 +269,26 @@ class Decoder:
             raise MalformedEnvelope(f"a message of operation {change.operation.value} has no row")
         self._check_compatible(envelope.schema_id)
         unavailable = frozenset(self._unavailable(raw, envelope.suspicious))
-        row = _converted(raw, reader, [column for column in raw if column not in unavailable])
+        row = self._readable(raw, reader, [column for column in raw if column not in unavailable])
         if envelope.suspicious:
             for column, value in row.items():
                 if self._placeholder.is_within(value):
                     raise UnresolvedPlaceholder(self._unresolved(column))
         change = replace(change, row=row, unavailable=unavailable)
         return change if unavailable else self._rendered(change)
+
+    def _readable(
+        self, raw: Mapping[str, Any], reader: Reader, columns: Sequence[str]
+    ) -> dict[str, JsonValue]:
+        """A column that cannot be read and that nobody needs is left out. Raises DecodeError for one that is needed."""
+        try:
+            return _converted(raw, reader, columns)
+        except DecodeError:
+            row = _converted(raw, reader, [column for column in columns if column in self._needed])
+            for column in [column for column in columns if column not in row]:
+                with contextlib.suppress(DecodeError):
+                    row |= _converted(raw, reader, [column])
+            return row
 
     def _unavailable(self, raw: Mapping[str, Any], suspicious: bool) -> list[str]:
         """Columns that are the placeholder. Arrays may spell it as numbers or uuids: always looked at."""

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from connectors.debezium.config import MAX_MESSAGE_BYTES
 from schemas.errors import SettingsError
 from schemas.freshness import CANARY
 from schemas.names import IDENTIFIER
@@ -55,6 +56,12 @@ class KafkaSettings(SecuredKafka):
     replication_factor: int = Field(1, ge=1, le=10, description="of each topic, when it is created")
     retention_hours: float = Field(
         14 * 24.0, gt=0, description="how long topics keep changes, when they are created"
+    )
+    max_message_bytes: int = Field(
+        MAX_MESSAGE_BYTES,
+        ge=1024 * 1024,
+        le=1024**3,
+        description="largest record: a row before and after its change; greater, run `upwell connector apply`",
     )
 
 

@@ -105,6 +105,7 @@ class Worker:
                 settings.home,
                 settings.worker.session_timeout_seconds,
                 security=settings.kafka.security(),
+                max_message_bytes=settings.kafka.max_message_bytes,
             ),
             intakes,
             batch_size=settings.worker.batch_size,

@@ -74,6 +74,12 @@ def has_schema(dsn: str) -> bool:
         ("shop.content", "shop.keyless", "shop.keyless has no primary key"),
         ("{{ title }}", "{{ titel }}", "shop.content has no column 'titel', which collection content names"),
         ("{{ title }}", "{{ other }}", "shop.content.other is a generated column"),
+        ("{{ title }}", "{{ pair }}", "shop.content.pair is a composite type"),
+        (
+            "template",
+            "metadata = ['spans']\ntemplate",
+            "shop.content.spans is interval[], which Debezium does not",
+        ),
         ("template", "metadata = ['titel']\ntemplate", "shop.content has no column 'titel'"),
         ("template", "exclude = ['titel']\ntemplate", "exclude of collection content names"),
         ("template", "exclude = ['id']\ntemplate", "'id' is in the primary key"),

@@ -187,6 +187,12 @@ def test_a_row_that_the_template_cannot_render() -> None:
     assert "details" in failed.error
 
 
+def test_a_column_that_cannot_be_read_matters_only_where_it_is_needed() -> None:
+    made = envelope_message({**ROW, "tags": ["[Ljava.lang.String;@124ad206"]})
+    assert undecodable(made, decoder(metadata=("tags",))).error == "column 'tags' cannot be read: ValueError"
+    assert (change(made).row or {}).keys() == ROW.keys() - {"tags", "secret"}
+
+
 def test_a_document_over_the_limit_by_bytes() -> None:
     made = envelope_message({**ROW, "title": "ä" * 5, "body": None})
     assert isinstance(outcome(made, using=decoder(max_document_bytes=10)), Change)
