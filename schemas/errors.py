@@ -22,6 +22,7 @@
      |- Blocked                    the collection waits, un-acknowledged, until mended
      |   |- IncompatibleSchema
      |   |- ColumnMissing
+     |   |- ColumnRetyped          a column has another type at the source than in the sink
      |   `- UnresolvedPlaceholder
      `- Halt                       exit 2 with one line, nothing acknowledged
          |- SettingsError
@@ -135,6 +136,10 @@ class IncompatibleSchema(Blocked):
 
 class ColumnMissing(Blocked):
     """A column that the template or the metadata names is gone."""
+
+
+class ColumnRetyped(Blocked):
+    """A column of the metadata has another type than the sink's, which refuses a row for it."""
 
 
 class UnresolvedPlaceholder(Blocked):

@@ -39,6 +39,7 @@ from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
 from streams.settings import Settings
+from streams.source_tables import CatalogTables
 from streams.vitals import Vitals
 from streams.watch import watch
 from streams.worker import IntakeNeeds, Parts, Worker
@@ -258,6 +259,7 @@ def _intakes(
     registry: Registry,
     needs: IntakeNeeds,
 ) -> Mapping[str, Intake]:
+    tables = CatalogTables(settings.source.dsn, settings.sink.dsn, settings.collections)
     return {
         topic: Intake(
             decoder.collection,
@@ -270,6 +272,7 @@ def _intakes(
             should_stop=needs.should_stop,
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
             notices=store,
+            tables=tables,
             vitals=needs.vitals,
         )
         for topic, decoder in decoders.items()

@@ -107,6 +107,21 @@ class BlockedStore(Protocol):
         ...
 
 
+class SourceTables(Protocol):
+    """The source's tables as the catalog has them now."""
+
+    async def fits(self, collection: str) -> bool:
+        """Whether the table has all that the collection needs. Raises SourceUnavailable."""
+        ...
+
+    async def retyped(self, collection: str) -> str:
+        """Which column has another type than in the sink, and what to do, or ""; for a table that does not fit, why.
+
+        Raises SourceUnavailable, SinkUnavailable.
+        """
+        ...
+
+
 class WorkerStore(IntakeStore, EmbedStore, BlockedStore, Protocol):
     """The sink as a worker process uses it."""
 

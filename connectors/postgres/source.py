@@ -156,6 +156,16 @@ def drop_slot(connection: Connection, slot: str) -> bool:
     return False
 
 
+def has_values(connection: Connection, table: str, column: str) -> bool:
+    """Whether a column is anything but NULL in some row."""
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)").format(
+        sql.Identifier(*table.split(".")), sql.Identifier(column)
+    )
+    with source_errors():
+        row = connection.execute(query).fetchone()
+    return row is not None and bool(row[0])
+
+
 def look_for(
     connection: Connection,
     table: str,

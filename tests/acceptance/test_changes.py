@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
-from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -379,6 +379,12 @@ TOLD: Final = (
 )
 
 
+def equal_of(line: Deployment, collection: str) -> None:
+    """Nothing else is looked at."""
+    compared = COMPARED[collection]
+    until(lambda: not compare_table(line.source_dsn, line.sink_dsn, compared), 60, f"{collection} equal")
+
+
 def no_placeholder(line: Deployment, collection: str) -> None:
     with line.source() as source, line.sink() as sink:
         placeholder = one(source, "SELECT placeholder FROM upwell.deployment")
@@ -495,3 +501,89 @@ def failure(line: Deployment) -> str:
     """What `upwell status` says of a connector that FAILED."""
     told = " ".join(line.upwell("status", check=False).stdout.split())
     return told if "FAILED" in told else ""
+
+
+def blocked(line: Deployment, collection: str) -> str:
+    with line.sink() as sink:
+        query = "SELECT reason FROM upwell.blocked WHERE collection = %s AND seen_at > clock_timestamp() - interval '20 s'"
+        return one(sink, query, collection) or ""
+
+
+def test_columns_come_and_go(line: Deployment, source: psycopg.Connection[Any]) -> None:
+    """What nobody needs may change as it likes. A column of the template that is gone blocks its collection alone, which
+    goes on by itself when it is back: keys that were changed meanwhile are read again.
+    """
+    source.execute(
+        "INSERT INTO shop.moving SELECT n, 'Title ' || n, 'Body ' || n, n, 'spare' FROM generate_series(1, 9) n"
+    )
+    source.execute("ALTER TABLE shop.moving ADD extra text")
+    source.execute("UPDATE shop.moving SET title = 'with extra', extra = 'x' WHERE id = 1")
+    source.execute("ALTER TABLE shop.moving ADD rated int NOT NULL DEFAULT 5")
+    source.execute("UPDATE shop.moving SET rated = 6 WHERE id = 2")
+    source.execute("ALTER TABLE shop.moving RENAME extra TO other")
+    source.execute("UPDATE shop.moving SET title = 'with other', other = 'y' WHERE id = 3")
+    source.execute("ALTER TABLE shop.moving ALTER rated TYPE text USING 'r' || rated, DROP spare")
+    source.execute("UPDATE shop.moving SET title = 'without spare' WHERE id = 4")
+    equal(line, "moving")
+
+    source.execute("ALTER TABLE shop.moving RENAME body TO content")
+    source.execute("UPDATE shop.moving SET content = 'changed meanwhile' WHERE id <= 3")
+    source.execute(
+        "INSERT INTO shop.moving VALUES (20, 'new meanwhile', 'x', 1), (21, 'gone meanwhile', 'x', 1)"
+    )
+    source.execute("UPDATE shop.moving SET id = 22 WHERE id = 5")
+    source.execute("DELETE FROM shop.moving WHERE id IN (6, 21)")
+    reason = until(lambda: blocked(line, "moving"), 60, "it is blocked")
+    assert reason.startswith("column 'body' that collection 'moving' needs is missing in schema id ")
+    told = " ".join(line.upwell("status", check=False).stdout.split())
+    assert "moving is blocked for" in told
+    source.execute("INSERT INTO shop.number VALUES (9100, 'another collection goes on')")
+    equal_of(line, "number")
+    source.execute("ALTER TABLE shop.moving RENAME content TO body")
+    source.execute("UPDATE shop.moving SET title = 'changed afterwards' WHERE id = 2")
+    equal(line, "moving")
+    assert blocked(line, "moving") == ""
+
+
+def test_a_column_of_another_type(line: Deployment, source: psycopg.Connection[Any]) -> None:
+    """What the sink's column cannot hold blocks; `migrate` brings the new type, and values that no event told of."""
+    source.execute("ALTER TABLE shop.moving ALTER price TYPE text USING 'EUR ' || price")
+    source.execute("UPDATE shop.moving SET title = 'in euros' WHERE id = 2")
+    source.execute("INSERT INTO shop.moving VALUES (30, 'new in euros', 'x', 'EUR 30')")
+    reason = until(lambda: blocked(line, "moving"), 60, "it is blocked")
+    assert reason == (
+        "column 'price' of shop.moving is text now, in the sink it is integer: run `upwell migrate`"
+    )
+    with line.sink() as sink:
+        letters = "SELECT count(*) FROM upwell.dead_letter WHERE collection = 'moving'"
+        assert one(sink, letters) == 0
+        source.execute("ALTER TABLE shop.moving ADD stars int DEFAULT 4")
+        spec = line.directory / "upwell.toml"
+        spec.write_text(spec.read_text().replace('metadata = ["price"]', 'metadata = ["price", "stars"]'))
+        told = line.upwell("migrate").stdout
+        assert "moving: price is text now" in told
+        compared = replace(COMPARED["moving"], metadata=("price", "stars"))
+        until(
+            lambda: not compare_table(line.source_dsn, line.sink_dsn, compared),
+            90,
+            "all rows as they are now",
+        )
+        assert one(sink, letters) == 0
+
+
+def test_a_value_that_the_log_did_not_have(line: Deployment, source: psycopg.Connection[Any]) -> None:
+    """FULL taken away while a long value is neither sent nor stored: blocked until it is set again; then read again."""
+    long = "many words " * 400
+    source.execute("INSERT INTO shop.long VALUES (50, 'x', %s, '{}', '{\"text\": \"t\"}')", (long,))
+    source.execute("INSERT INTO shop.long VALUES (51, 'x', %s, '{}', '{\"text\": \"t\"}')", (long,))
+    equal(line, "long")
+    source.execute("ALTER TABLE shop.long REPLICA IDENTITY DEFAULT")
+    source.execute("UPDATE shop.long SET title = 'the rest is stored' WHERE id = 50")
+    source.execute("UPDATE shop.long SET id = 52 WHERE id = 51")
+    reason = until(lambda: blocked(line, "long"), 60, "it is blocked")
+    assert reason == (
+        "column 'body' of collection 'long' is unavailable and not stored: set REPLICA IDENTITY FULL on shop.long"
+    )
+    source.execute("ALTER TABLE shop.long REPLICA IDENTITY FULL")
+    equal(line, "long")
+    no_placeholder(line, "long")

@@ -26,7 +26,9 @@ from tests.unit.test_cli_errors import SECRET, the_line
 
 TABLES: Final = """
 CREATE SCHEMA shop;
-CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, other text GENERATED ALWAYS AS (title) STORED);
+CREATE TYPE shop.pair AS (a int, b text);
+CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, other text GENERATED ALWAYS AS (title) STORED,
+                           pair shop.pair, spans interval[]);
 ALTER TABLE shop.content REPLICA IDENTITY FULL;
 CREATE TABLE shop.keyless (id bigint, title text);
 """

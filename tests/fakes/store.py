@@ -218,7 +218,7 @@ class FakeStore:
         for key in plan.repairs_done:
             self.repairs.pop((collection, key), None)
         for key in plan.repairs_wanted:
-            if key in records and not records[key].deleted:
+            if key in records:
                 self.repairs[collection, key] = (records[key].version, False)
 
     def _follow(self, collection: str, write: RecordWrite, now: datetime) -> None:

@@ -149,7 +149,7 @@ class MemoryStore:
         for key in plan.repairs_done:
             self.repairs.pop(key, None)
         for key in plan.repairs_wanted:
-            if key in self.records and not self.records[key].deleted:
+            if key in self.records:
                 self.repairs[key] = (self.records[key].version, False)
 
     def _remove_below(self, fence: Fence) -> None:

@@ -158,10 +158,11 @@ SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint
 ON CONFLICT DO NOTHING
 
 -- name: want_repairs
--- The change that puts a key in doubt is of the same transaction as the record's.
+-- The change that puts a key in doubt is of the same transaction as the record's, or it came when the table was not
+-- as the collection needs it; then the record may be a marker that stands for it.
 INSERT INTO upwell.repair AS r (collection, key, lineage, "offset", committed_at)
 SELECT %(collection)s, _key, _lineage, _offset, _committed_at FROM {record}
- WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+ WHERE _key = ANY(%(keys)s::text[])
 ON CONFLICT (collection, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset", asked = false, looked_at = NULL,
        requested_at = clock_timestamp(), committed_at = least(r.committed_at, excluded.committed_at)
@@ -427,7 +428,7 @@ SELECT name, table_name, key_columns,
 -- `wanted`: the record is still the version that the re-read was asked for.
 SELECT r.key, r.lineage, r."offset", s._transaction_id, s._key IS NOT NULL AS wanted
   FROM upwell.repair r
-  LEFT JOIN {record} s ON s._key = r.key AND NOT s._deleted AND (s._lineage, s._offset) = (r.lineage, r."offset")
+  LEFT JOIN {record} s ON s._key = r.key AND (s._lineage, s._offset) = (r.lineage, r."offset")
  WHERE r.collection = %(collection)s
    AND (looked_at IS NULL OR looked_at < clock_timestamp() - %(again_seconds)s * interval '1 second')
  ORDER BY looked_at NULLS FIRST, requested_at LIMIT 100
