@@ -125,7 +125,7 @@ class Sink:
             self.repairs.pop(key, None)
         self.asked -= plan.repairs_wanted
         for key in plan.repairs_wanted:
-            if key in self.records and not self.records[key].deleted:
+            if key in self.records:
                 self.repairs[key] = self.records[key].version
 
     def _close(self, key: str, version: Version) -> None:
