@@ -10,8 +10,8 @@ from connectors.postgres import source_schema
 from connectors.postgres.capture_state import CaptureState, connect_sink
 from connectors.postgres.layout import CollectionLayout, Column
 from connectors.postgres.migrate import migrate_sink as bring_sink
-from connectors.postgres.removed_collection import collection_names, remove_collection
 from connectors.postgres.record_columns import stored_types
+from connectors.postgres.removed_collection import collection_names, remove_collection
 from connectors.postgres.source import Connection, SourceColumn, TableInfo, connect_source, has_values
 from schemas.errors import SettingsError
 from schemas.freshness import CANARY, CANARY_TABLE
@@ -135,7 +135,7 @@ def migrate_sink(settings: Settings, progress: Progress | None = None) -> list[s
 
 
 def _valued(source: Connection, sink: Connection, made: CollectionLayout) -> frozenset[str]:
-    """Metadata columns that the sink does not have yet, while it has rows of before, and that the source has values of."""
+    """Metadata columns that the sink does not have yet, though the collection, and that the source has values of."""
     stored = stored_types(sink, made.name)
     new = [column.name for column in made.metadata if stored and column.name not in stored]
     return frozenset(name for name in new if has_values(source, made.table, name))

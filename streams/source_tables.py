@@ -1,7 +1,7 @@
 """What the source's catalog says now of a collection's table: whether what has blocked the collection is mended.
 
-A change that was sent while a column was away, or without a value that the log did not have, stays as it was sent. Once the
-table is again as the collection needs it, only the source can say what the row is: its key is read again.
+A change that was sent while a column was away, or without a value that the log did not have, stays as it was sent. Once
+the table is again as the collection needs it, only the source can say what the row is: its key is read again.
 """
 
 from __future__ import annotations

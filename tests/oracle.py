@@ -1,8 +1,8 @@
 """Compares source and sink, key by key, sharing no code with the pipeline.
 
-Both sides are read as `to_jsonb` in UTC prints them, with every digit. Texts are made here by plain formatting, and compared with
-the chunks of the view joined without white space (how a document is cut is not the oracle's matter). Vectors are
-recomputed from the chunks' texts.
+Both sides are read as `to_jsonb` in UTC prints them, with every digit. Texts are made here by plain formatting, and
+compared with the chunks of the view joined without white space (how a document is cut is not the oracle's matter).
+Vectors are recomputed from the chunks' texts.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def compare_table(
     chunks: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(
         sink_dsn,
-        f"SELECT (to_jsonb(v) - 'embedding')::text, embedding::text FROM upwell.{compared.collection} v ORDER BY chunk_no",
+        "SELECT (to_jsonb(v) - 'embedding')::text, embedding::text "
+        f"FROM upwell.{compared.collection} v ORDER BY chunk_no",
     ):
         chunks.setdefault(_key(compared, row), []).append(row)
     found = Difference()

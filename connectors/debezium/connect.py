@@ -200,7 +200,10 @@ def root_cause(trace: str) -> str:
     line = causes[-1] if causes else (lines[0] if lines else "")
     size = _TOO_LARGE.search(line)
     if size:
-        return f"a row takes {size[1]} bytes, before and after its change, more than UPWELL_KAFKA_MAX_MESSAGE_BYTES allows"
+        return (
+            f"a row takes {size[1]} bytes, before and after its change, more than "
+            f"UPWELL_KAFKA_MAX_MESSAGE_BYTES allows"
+        )
     return redacted(line)[:500]
 
 

@@ -1,7 +1,7 @@
 """Columns of a record table whose values are in no event: added at the source with a default, or of another type now.
 
-Neither ALTER TABLE ... ADD COLUMN ... DEFAULT nor ALTER COLUMN ... TYPE ... USING sends anything of the rows that are there:
-they are read again, key by key, as keys in doubt are (infra/decisions/0014).
+Neither ALTER TABLE ... ADD COLUMN ... DEFAULT nor ALTER COLUMN ... TYPE ... USING sends anything of the rows that are
+there: they are read again, key by key, as keys in doubt are (infra/decisions/0014).
 """
 
 from __future__ import annotations

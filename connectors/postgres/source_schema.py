@@ -106,7 +106,7 @@ def _all_operations(publication: str) -> Step:
 
 
 def _generated(publication: str) -> str:
-    """From Postgres 18 on, the tables' own UPDATEs fail otherwise (infra/decisions/0014); no older one knows the word."""
+    """From Postgres 18 on, the tables' own UPDATEs fail otherwise (infra/decisions/0014); no older one knows it."""
     return (
         "DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN\n"
         f"  EXECUTE 'ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)';\nEND IF; END $$"

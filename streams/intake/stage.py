@@ -122,8 +122,8 @@ class Intake:
             await self._write([(message, _rejected(message, event, error))])
 
     async def _was_retyped(self, message: RawMessage) -> bool:
-        """One row that the sink refuses is a dead letter. Of a column that has another type now all would be: wait until
-        the sink has it, too. Returns whether that was so.
+        """One row that the sink refuses is a dead letter. Of a column that has another type now all would be: wait
+        until the sink has it, too. Returns whether that was so.
         """
         waited = False
 

@@ -1,7 +1,7 @@
-"""Every kind of change that Postgres and Debezium can make, on the whole line: afterwards the sink says what the source says.
+"""Every kind of change that Postgres and Debezium can make, on the whole line: the sink then says what the source says.
 
-One deployment with tables of its own for all of it. Each test makes its changes and then compares source and sink once; what
-is in one collection never holds up another.
+One deployment with tables of its own for all of it. Each test makes its changes and then compares source and sink once;
+what is in one collection never holds up another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any, Final
 
 import psycopg
 import pytest
+import requests
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as ClientPartition
 
+from connectors.kafka import Kafka
 from tests.acceptance.plain import fake_encode, one
 from tests.acceptance.test_workers import AUDITED
 from tests.deployment import Deployment, Stack, until
@@ -293,9 +297,12 @@ def test_statements_and_transactions(line: Deployment, source: psycopg.Connectio
 
 
 def test_h1_a_lower_lsn_commits_later(line: Deployment, source: psycopg.Connection[Any]) -> None:
-    """T2 inserts k and waits for T1, which deletes it and commits: the insert has the lower lsn and is the newer one."""
+    """T2 inserts k and waits for T1, which deletes it and commits: the insert has the lower lsn, and is newer."""
     source.execute("INSERT INTO shop.page VALUES ('h1', 'k', 'old', '', 0), ('h1', 'other', 'x', '', 0)")
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%(''h1'', ''k'', ''new''%%'"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND query LIKE '%%(''h1'', ''k'', ''new''%%'"
+    )
 
     def insert() -> None:
         with line.source() as second:
@@ -430,9 +437,11 @@ def test_long_values_that_do_not_change(line: Deployment, source: psycopg.Connec
 
 
 TEXTS: Final = (
-    "", " ", "\t\r\n", "\u3000\u00a0\u2028", None, "😀👩‍👩‍👧", "é", "e\u0301", "ﬁ", "\u202eabc\u202c def", "\ufeffx", "a\ufeff",
+    "", " ", "\t\r\n", "\u3000\u00a0\u2028", None, "😀👩‍👩‍👧", "é", "e\u0301", "ﬁ", "\u202eabc\u202c def", "\ufeffx",
+    "a\ufeff",
     "\x01\x02\x1b[31mred\x7f", "__debezium_unavailable_value", "{{ id }}", "<b>&amp;</b>", "'; DROP TABLE x; --",
-    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "日本語", "a\u200db", "\U0010fffd\ufffd", "ß" * 5000, "\\N", "%s %(x)s", "NULL",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "日本語", "a\u200db", "\U0010fffd\ufffd", "ß" * 5000, "\\N", "%s %(x)s",
+    "NULL",
 )  # fmt: skip
 
 
@@ -460,7 +469,7 @@ def words_of(size: int) -> str:
 
 
 def test_documents_of_8_mb_and_one_above_the_limit(line: Deployment, source: psycopg.Connection[Any]) -> None:
-    """Under FULL an update carries its text twice. Above `max_document_bytes`: a dead letter, and its neighbours go on."""
+    """Under FULL an update carries its text twice. Above `max_document_bytes`: a dead letter; its neighbours go on."""
     insert = "INSERT INTO shop.large VALUES (%s, %s)"
     source.execute(insert, (1, "first " + words_of(8 * 1024 * 1024)))
     source.execute(insert, (2, "small"))
@@ -505,13 +514,16 @@ def failure(line: Deployment) -> str:
 
 def blocked(line: Deployment, collection: str) -> str:
     with line.sink() as sink:
-        query = "SELECT reason FROM upwell.blocked WHERE collection = %s AND seen_at > clock_timestamp() - interval '20 s'"
+        query = (
+            "SELECT reason FROM upwell.blocked "
+            "WHERE collection = %s AND seen_at > clock_timestamp() - interval '20 s'"
+        )
         return one(sink, query, collection) or ""
 
 
 def test_columns_come_and_go(line: Deployment, source: psycopg.Connection[Any]) -> None:
-    """What nobody needs may change as it likes. A column of the template that is gone blocks its collection alone, which
-    goes on by itself when it is back: keys that were changed meanwhile are read again.
+    """What nobody needs may change as it likes. A column of the template that is gone blocks its collection alone,
+    which goes on by itself when it is back: keys that were changed meanwhile are read again.
     """
     source.execute(
         "INSERT INTO shop.moving SELECT n, 'Title ' || n, 'Body ' || n, n, 'spare' FROM generate_series(1, 9) n"
@@ -587,3 +599,57 @@ def test_a_value_that_the_log_did_not_have(line: Deployment, source: psycopg.Con
     source.execute("ALTER TABLE shop.long REPLICA IDENTITY FULL")
     equal(line, "long")
     no_placeholder(line, "long")
+
+
+def test_schema_ids_in_mid_stream(line: Deployment, source: psycopg.Connection[Any]) -> None:
+    """One that the registry does not know yet is waited for, by its collection alone; another's is a dead letter."""
+    source.execute("INSERT INTO shop.item VALUES (900, gen_random_uuid(), 9, '2024-01-01', 'x')")
+    equal_of(line, "item")
+    topic = f"{line.name}_1.shop.item"
+    message = last_message(line, topic)
+    value = json.loads(registered(line, f"{topic}-value")["schema"])
+    other = register(line, {"type": "record", "name": "Other", "fields": [{"name": "a", "type": "int"}]})
+    coming = other + 1
+    produce(line, message, other, b"\x02")
+    produce(line, message, coming, message.value()[5:])
+    with line.sink() as sink:
+        letter = "SELECT error FROM upwell.dead_letter WHERE collection = 'item' AND error_class = 'MalformedEnvelope'"
+        assert "is no Debezium envelope" in until(lambda: one(sink, letter), 60, "the dead letter")
+    retried = f"does not give schema {coming} (status 404)"
+    until(lambda: retried in line.workers[-1].log.read_text(), 60, "it is waited for")
+    source.execute("UPDATE shop.item SET price = 77 WHERE id = 900")
+    source.execute("INSERT INTO shop.number VALUES (9200, 'another collection goes on')")
+    equal_of(line, "number")
+    assert register(line, {**value, "doc": "the same again"}) == coming
+    equal(line, "item")
+
+
+def last_message(line: Deployment, topic: str) -> Any:
+    """The newest record of a topic that has a value."""
+    servers = line.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"]
+    ends = Kafka(servers).end_offsets([topic])
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "last", "enable.auto.commit": False})
+    consumer.assign([ClientPartition(topic, at.partition, 0) for at in ends])
+    found = [consumer.poll(10) for _ in range(sum(ends.values()))]
+    consumer.close()
+    with_value = [message for message in found if message is not None and message.value() is not None]
+    return max(with_value, key=lambda message: message.timestamp()[1])
+
+
+def produce(line: Deployment, like: Any, schema_id: int, body: bytes) -> None:
+    """A record of the same key in the same partition, with a value of our own."""
+    producer = Producer({"bootstrap.servers": line.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"]})
+    value = b"\0" + schema_id.to_bytes(4, "big") + body
+    producer.produce(like.topic(), value, like.key(), partition=like.partition())
+    assert producer.flush(30) == 0
+
+
+def registered(line: Deployment, subject: str) -> Any:
+    registry = line.environment["UPWELL_REGISTRY_URL"]
+    return requests.get(f"{registry}/subjects/{subject}/versions/latest", timeout=30).json()
+
+
+def register(line: Deployment, schema: dict[str, Any]) -> int:
+    """A schema under a subject of its own; returns its id."""
+    url = f"{line.environment['UPWELL_REGISTRY_URL']}/subjects/{line.name}-{len(json.dumps(schema))}/versions"
+    return int(requests.post(url, json={"schema": json.dumps(schema)}, timeout=30).json()["id"])

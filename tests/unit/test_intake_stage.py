@@ -237,8 +237,7 @@ async def test_rows_refused_for_a_column_of_another_type_block_until_the_sink_ha
     line = Line()
     line.sink.refused, line.tables.reason = frozenset({"[1]", "[2]"}), "column 'title' is another"
     taking = asyncio.create_task(line.intake.take_in([line.row(1, "tea"), line.row(2, "milk")]))
-    while len(line.notices.said) < 2 and not taking.done():
-        await asyncio.sleep(0.001)
+    await until(lambda: len(line.notices.said) > 1)
     assert line.notices.said[-1:] == ["content: column 'title' is another"]
     assert not line.sink.dead
     line.sink.refused, line.tables.reason = frozenset(), ""
@@ -259,8 +258,7 @@ async def test_what_was_sent_without_a_needed_column_is_read_again_once_the_colu
         for key in (1, 2)
     ]
     taking = asyncio.create_task(line.intake.take_in(messages))
-    while not line.notices.said and not taking.done():
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(line.notices.said))
     assert line.notices.said[-1].startswith(
         "content: column 'title' that collection 'content' needs is missing"
     )
