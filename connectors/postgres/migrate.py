@@ -246,13 +246,12 @@ def _record(connection: Connection, layout: CollectionLayout) -> list[str]:
     if retyped:
         _drop_read_side(connection, layout)
     for column in retyped:
-        parts = {"record": record, "column": sql.Identifier(column.name)}
-        connection.execute(SQL.filled("drop_column", **parts))
+        connection.execute(SQL.filled("drop_column", record=record, column=sql.Identifier(column.name)))
         there.remove(column.name)
     for column in layout.columns:
-        parts = {"record": record, "column": sql.Identifier(column.name), "type": _type(column)}
         if column.name not in there:
-            connection.execute(SQL.filled("add_column", **parts))
+            name = sql.Identifier(column.name)
+            connection.execute(SQL.filled("add_column", record=record, column=name, type=_type(column)))
             fill(connection, layout, column.name, _type(column))
     keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
     index = sql.Identifier(f"record_{layout.name}_key")
