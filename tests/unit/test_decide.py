@@ -235,6 +235,15 @@ def test_h3_a_replay_of_older_changes_of_a_deleted_key_does_not_revive_it() -> N
     assert sink.records["k"].deleted
 
 
+def test_a_marker_holds_nothing_of_the_row() -> None:
+    sink = both_ways(
+        event(C, "k", "one", offset=0, lsn=20, last=10), event(D, "k", offset=1, lsn=30, last=25)
+    )
+    state = sink.records["k"]
+    assert (state.deleted, state.row, state.text_hash) == (True, None, b"")
+    assert (state.version, state.lsn, state.sequence_last_commit) == (Version(1, 1), 30, 25)
+
+
 def test_h4_a_new_event_seeded_with_an_old_commit_is_no_replay() -> None:
     sink = both_ways(
         event(C, "k", "one", offset=0, lsn=120, last=100),
@@ -416,6 +425,13 @@ def test_h18_a_dead_letter_that_is_overtaken_counts_too() -> None:
 def test_h18_a_snapshot_row_has_no_delay() -> None:
     (write,) = Sink().take(event(R, "k", "one", offset=0)).writes
     assert (write.committed_since, write.changes, write.lane) == (None, 1, Lane.BACKFILL)
+
+
+def test_h18_a_snapshot_row_never_counts_as_late() -> None:
+    """H18, H37: whatever time it carries is not that of a commit."""
+    row = event(R, "k", "one", offset=0)
+    (write,) = Sink().take(replace(row, origin=replace(row.origin, committed_at=hour(-9)))).writes
+    assert (write.committed_since, write.lane) == (None, Lane.BACKFILL)
 
 
 def test_h18_a_snapshot_row_and_a_change_are_one_live_change() -> None:
