@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +26,6 @@ from tests.contracts.sinks import PostgresSink
 from tests.contracts.steps import AT, change, claim, embed, take_in, when
 from tests.deployment import until
 
-WAITING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 ALONE = "SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext('content'))"
 SHARED = "SELECT pg_advisory_xact_lock_shared(hashtext('upwell.collection'), hashtext('content'))"
 
@@ -36,13 +34,6 @@ SHARED = "SELECT pg_advisory_xact_lock_shared(hashtext('upwell.collection'), has
 def connection(postgres: PostgresSink) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(postgres.dsn, autocommit=True) as found:
         yield found
-
-
-async def _waiting(sink: PostgresSink, sessions: int = 1) -> None:
-    """Until so many sessions wait for a lock."""
-    async with asyncio.timeout(5):
-        while (await sink.rows(WAITING))[0][0] < sessions:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 # -- positions
@@ -88,11 +79,10 @@ class Owners:
         second = asyncio.create_task(
             self._run(lambda view: IntakePlan(writes=[change(2, 29, "second")], positions={AT: 30}))
         )
-        async with asyncio.timeout(10):
-            while not second.done() and not (await self.sink.rows(WAITING))[0][0]:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        with contextlib.suppress(AssertionError):
+            await self.sink.waits(second)
         self.go.set()
-        return await asyncio.gather(first, second, return_exceptions=True)
+        return list(await asyncio.gather(first, second, return_exceptions=True))
 
 
 async def test_h21_of_two_owners_at_once_one_writes_nothing(postgres: PostgresSink) -> None:
@@ -124,7 +114,7 @@ async def test_an_embedding_is_written_under_the_lock(postgres: PostgresSink) ->
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as command:
         await command.execute(ALONE)
         writing = asyncio.create_task(embed(postgres.store, *claims))
-        await _waiting(postgres)
+        await postgres.waits(writing)
         await command.commit()
         assert await writing == [WriteOutcome.WRITTEN]
 
@@ -137,7 +127,7 @@ async def test_a_sweep_is_alone_on_the_collection(
     with ThreadPoolExecutor(1) as thread, psycopg.connect(postgres.dsn) as intake:
         intake.execute(SHARED)
         sweeping = thread.submit(Sweep(connection, Scan("content", 1, {"0": 10})).run)
-        await _waiting(postgres)
+        await postgres.waits(sweeping)
         assert await postgres.alive() == ["[1]"]
         intake.commit()
         assert sweeping.result(10) == 1
@@ -150,7 +140,7 @@ async def test_h20_an_embedding_that_waits_for_a_record_holds_no_pending_row(pos
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as intake:
         await intake.execute("SELECT FROM upwell.record_content WHERE _key = '[1]' FOR UPDATE")
         writing = asyncio.create_task(embed(postgres.store, *claims))
-        await _waiting(postgres)
+        await postgres.waits(writing)
         await intake.execute("SET lock_timeout = '2s'")
         await intake.execute("SELECT FROM upwell.pending WHERE key = '[1]' FOR UPDATE")
         await intake.commit()
@@ -202,7 +192,7 @@ async def test_h34_a_row_is_in_one_place_or_the_other(
     with ThreadPoolExecutor(1) as thread, psycopg.connect(postgres.dsn) as intake:
         intake.execute("LOCK TABLE upwell.position IN ACCESS EXCLUSIVE MODE")
         looking = thread.submit(FreshnessStore(connection).look, ["content"], [AT.topic])
-        await _waiting(postgres)
+        await postgres.waits(looking)
         intake.execute("UPDATE upwell.position SET next_offset = 6")
         intake.execute(
             'INSERT INTO upwell.pending (collection, generation, key, lineage, "offset", lane, deadline, '

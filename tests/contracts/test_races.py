@@ -22,22 +22,12 @@ from tests.contracts.steps import change, claim, digest, document, embed, embed_
 Result = TypeVar("Result")
 
 
-async def _waiting(sink: PostgresSink) -> None:
-    """Until some session waits for a lock."""
-    for _ in range(500):
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        if (await sink.rows(query))[0][0]:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
-
-
 async def test_h14_vectors_committed_while_a_delete_waits_are_removed(postgres: PostgresSink) -> None:
     await take_in(postgres.store, change(1, 1, "tea"))
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as embedder:
         await embedder.execute("SELECT FROM upwell.record_content WHERE _key = '[1]' FOR UPDATE")
         deleting = asyncio.create_task(take_in(postgres.store, change(1, 2, None)))
-        await _waiting(postgres)
+        await postgres.waits(deleting)
         await embedder.execute(
             "INSERT INTO upwell.embedding_content_g1 VALUES ('[1]', 0, %s, 'tea', %s::vector, now())",
             (digest("tea"), str(vector("tea"))),
@@ -59,7 +49,7 @@ async def test_h15_the_comparison_is_made_after_the_lock(postgres: PostgresSink)
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
         await other.execute("SELECT FROM upwell.record_content WHERE _key = '[1]' FOR UPDATE")
         second = asyncio.create_task(postgres.store.intake(IntakeRequest("content", {}, ["[1]"]), look))
-        await _waiting(postgres)
+        await postgres.waits(second)
         await other.execute(
             "UPDATE upwell.record_content SET _text_hash = %s, _offset = 2 WHERE _key = '[1]'", (digest("B"),)
         )
@@ -86,8 +76,10 @@ async def test_h7_a_truncate_waits_for_an_upsert_that_saw_no_fence(postgres: Pos
     thread.start()
     await asyncio.to_thread(inside.wait, 20)
     truncate = asyncio.create_task(take_in(postgres.store, fence=Fence(1, 150)))
-    await _waiting(postgres)
-    go.set()
+    try:
+        await postgres.waits(truncate)
+    finally:
+        go.set()
     await truncate
     await asyncio.to_thread(thread.join, 20)
     assert await postgres.alive() == []
@@ -99,7 +91,7 @@ async def test_h19_generations_are_read_under_the_lock(postgres: PostgresSink) -
             "SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext('content'))"
         )
         waiting = asyncio.create_task(take_in(postgres.store, change(1, 1, "a")))
-        await _waiting(postgres)
+        await postgres.waits(waiting)
         await postgres.add_generation(2)
         await command.commit()
         await waiting

@@ -102,7 +102,7 @@ VERSION: Final = (
         CORE,
         "state.version.lineage != change.version.lineage or change.origin.snapshot",
         "change.origin.snapshot",
-        unit("decide", "h10_h11_another_lineage_wins_whatever_its_offsets_and_lsns"),
+        unit("decide", "h10_lower_positions_of_a_restored_source_are_no_replays"),
     ),
 )
 
@@ -387,7 +387,7 @@ MARKER: Final = (
         "streams/replay.py",
         "offset=letter.version.offset,",
         "offset=letter.version.offset + 1_000_000,",
-        contract("dead_letters", "h12_a_deleted_key_is_not_revived"),
+        contract("dead_letters", "h12_a_deleted_key_is_not_revived[18]"),
     ),
 )
 
@@ -744,7 +744,7 @@ POSITION: Final = (
         "schemas/errors.py",
         "class PositionConflict(Halt):",
         "class PositionConflict(Conflict):",
-        unit("intake_stage", "h21_a_sink_restored_under_a_running_worker"),
+        unit("intake_stage", "h21_another_position_is_not_tried_again"),
     ),
     Guard(
         "position: what this owner last wrote",

@@ -8,7 +8,9 @@ noticed only if a test fails (pytest's exit code 1): one that cannot be imported
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -95,18 +97,40 @@ def warm() -> None:
         importlib.import_module(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in ("connectors", "schemas", "streams")]
     assert not ours, f"imported already: {ours}"
+    silent = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory() as nothing,
+        contextlib.redirect_stdout(silent),
+        contextlib.redirect_stderr(silent),
+    ):
+        _main(Path(nothing), [])  # pytest's own plugins, too
+    gc.collect()
+    gc.freeze()  # pytest collects at its end, and a child has all of this
+
+
+def _main(tree: Path, tests: Sequence[str]) -> int:
+    import pytest
+
+    plugins = [part for plugin in PLUGINS for part in ("-p", plugin)]
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=native",
+        "--disable-warnings",
+        f"--rootdir={tree}",
+    ]
+    return int(pytest.main([*plugins, *options, *(tests or [str(tree)])]))
 
 
 def _pytest(tree: Path, tests: Sequence[str]) -> int:
-    import pytest
-
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
     os.chdir(tree)
     sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", str(ROOT)))]
-    plugins = [part for plugin in PLUGINS for part in ("-p", plugin)]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", f"--rootdir={tree}"]
-    return int(pytest.main([*plugins, *options, *tests]))
+    return _main(tree, tests)
 
 
 def fork(tree: Path, tests: Sequence[str]) -> int:

@@ -41,7 +41,8 @@ def test_vectors_are_in_the_order_of_the_texts() -> None:
     """They are encoded in that of their lengths."""
     encoder = Encoder([0.6, 0.8])
     texts = ["tea tea tea tea", "milk", "odd odd", "tea"]
-    assert np.allclose(encoder.encode(texts), [[1, 0], [0, 1], [0.6, 0.8], [1, 0]])
+    expected = np.array([[1, 0], [0, 1], [0.6, 0.8], [1, 0]])
+    assert np.allclose(encoder.encode(texts), expected)
 
 
 def test_another_dimension_is_refused() -> None:

@@ -399,6 +399,15 @@ def test_h10_h11_another_lineage_wins_whatever_its_offsets_and_lsns() -> None:
     assert sink.live == {"k": "new"}
 
 
+def test_h10_lower_positions_of_a_restored_source_are_no_replays() -> None:
+    """In the lineage that a rebuild begins the restored source sends what is below all that is stored."""
+    sink = both_ways(
+        event(U, "k", "old", offset=900, lsn=9000, last=8990),
+        event(U, "k", "new", offset=0, lsn=5, last=4, lineage=2),
+    )
+    assert sink.live == {"k": "new"}
+
+
 def test_h16_there_and_back_while_claimed_is_a_change() -> None:
     sink = Sink().one_by_one([event(C, "k", "A", offset=0, lsn=10)])
     plans = [

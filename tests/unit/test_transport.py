@@ -53,7 +53,9 @@ class Rebalanced(PositionedConsumer):
     """After a rebalance that has given it two partitions, of a sink that has a position of one."""
 
     def __init__(self, position: int) -> None:
-        self._thread, self._read_offset, self._committed_offset = Thread(), {}, {}
+        self._thread = Thread()
+        self._read_offset: dict[TP, int] = {}
+        self._committed_offset: dict[TP, int] = {}
         self._position = position
         self.app = SimpleNamespace(read_positions=self._positions)
 
