@@ -527,6 +527,7 @@ def test_a_dead_letter_before_a_truncate_stays_open() -> None:
 
 
 def test_a_truncate_takes_the_lock_alone() -> None:
+    """H7."""
     cut, row = event(T, None, offset=0, lsn=150), event(C, "k", "x", offset=1, lsn=160)
     assert has_truncate([row, cut])
     assert not has_truncate([row, bad("k", offset=2)])

@@ -40,7 +40,7 @@ def test_a_topic_that_was_not_asked_for_completes_nothing() -> None:
 
 
 def test_a_round_needs_its_own_canary_to_be_found() -> None:
-    """Else a model that is gone looks fresh for as long as nothing is written."""
+    """H33. Else a model that is gone looks fresh for as long as nothing is written."""
     rounds = settled(1, 2, 3)
     found = rounds.complete("t", TAKEN_IN, 2)
     assert found is not None
@@ -71,6 +71,7 @@ def test_an_undated_dead_letter_holds_the_watermark_where_it_was() -> None:
 
 
 def test_a_finished_round_claims_no_more_than_the_oldest_that_waits() -> None:
+    """H38."""
     waits = AT - timedelta(seconds=30)
     found = settled(1).complete("t", Reflected("t", {0: 10}, waits), 1)
     assert found is not None
