@@ -3,7 +3,12 @@
 UPWELL := .venv/bin/upwell
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup demo up down test unit check lock
+.PHONY: help setup demo up down test unit chaos check lock
+
+# Of `make chaos`.
+SEED ?= 1
+MINUTES ?= 10
+MODEL ?= real
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +31,9 @@ test: check ## Every rung of the tests but benchmarks, on the real components
 
 unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property
+
+chaos: setup ## Random changes and faults against the promises: SEED=1 MINUTES=10; again: goes on
+	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL) $(if $(GAPS),--gaps)
 
 check: setup ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff check .

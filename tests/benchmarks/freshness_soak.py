@@ -25,6 +25,7 @@ from confluent_kafka import Producer
 from infra import stack
 from tests.acceptance import test_freshness as faults
 from tests.acceptance.plain import one
+from tests.chaos.claims import Oracle
 from tests.deployment import Deployment, Stack, WorkerProcess
 
 #: Longer than what any fault here needs to be undone again.
@@ -148,7 +149,7 @@ def soak(line: Deployment, minutes: float, seed: int) -> bool:
     nemesis = Nemesis(line, random.Random(seed), faults.start_worker(line, "w1"), faults.start_monitor(line))
     faults.sees(line, "FRESH")
     struck, end = 0, time.monotonic() + 60 * minutes
-    with faults.Oracle(line) as oracle:
+    with Oracle(line, faults.THRESHOLD) as oracle:
         while time.monotonic() < end:
             print(f"{time.strftime('%H:%M:%S')}  {nemesis.strike()}", flush=True)
             struck += 1
