@@ -29,6 +29,9 @@ from tests.oracle import Encode
 LONG_MINUTES: Final = 5.0
 CHECK_SECONDS: Final = 300.0
 FIRST_LOAD_SECONDS: Final = 180.0
+OPERATIONS_SECONDS: Final = 120.0
+#: What the quiet between faults aims at.
+FAULTS_A_MINUTE: Final = 2.2
 #: Changes that a run must have made for each of its minutes (I7).
 LEAST_CHANGES_A_MINUTE: Final = 300
 
@@ -164,19 +167,27 @@ class _Run:
         say("the first load is searchable")
 
     def _chaos(self) -> None:
+        self._every_operation()
         checked = time.monotonic()
         must = len(COMPONENTS) + len(PROCESSES)
         while self.state.seconds < 60 * self.options.minutes or self.state.faults < must:
-            time.sleep(self.nemesis.quiet_seconds() if self.nemesis.done else 0)
+            time.sleep(self._quiet_seconds())
             say(self.nemesis.strike())
             self._claims()
             self._save()
             if time.monotonic() - checked > CHECK_SECONDS:
                 self._check()
                 checked = time.monotonic()
-        say("faults are over")
-        while self.workload.unseen and self.workload.failed is None:
-            time.sleep(0.2)
+
+    def _quiet_seconds(self) -> float:
+        """None, while faults are behind their pace: restarts take longer on a busy machine."""
+        behind = self.state.faults < FAULTS_A_MINUTE * self.state.seconds / 60
+        return 0.5 if behind or not self.state.faults else self.nemesis.quiet_seconds()
+
+    def _every_operation(self) -> None:
+        """Once each, before the first fault."""
+        until(lambda: not self.workload.unseen or self.workload.failed, OPERATIONS_SECONDS, "every operation")
+        self._claims()
 
     def _claims(self) -> None:
         """What was watched all the time."""

@@ -332,26 +332,22 @@ def interleaved_transactions(work: Workload) -> None:
     """H1: the delete that commits first has a higher lsn than the insert that waits for it and commits last."""
     table = work.table()
     (key,) = work.there(table)
-    with work.deployment.source() as other, work.source.transaction():
+    with contextlib.closing(work.deployment.source()) as other:
         other.execute("SET lock_timeout = '20s'")
-        work.do(table.update, work.values(key))
-        waiting = threading.Thread(
-            target=_insert_late, args=(work, other, table, work.values(key)), daemon=True
-        )
-        waiting.start()
-        time.sleep(
-            0.05
-        )  # not waited for: most of the time it waits by now, and the rest of the time nothing is lost
-        work.do(f"DELETE FROM shop.{table.name} WHERE id = %s", [key])
-    waiting.join(30)
+        earlier, later = work.values(key), work.values(key)
+        waiting = threading.Thread(target=_insert_late, args=(other, table.insert, later), daemon=True)
+        with work.together():
+            work.do(table.update, earlier)
+            waiting.start()
+            time.sleep(0.05)  # most of the time it waits by now, and the rest of the time nothing is lost
+            work.do(f"DELETE FROM shop.{table.name} WHERE id = %s", [key])
+        waiting.join(30)
 
 
-def _insert_late(
-    work: Workload, other: psycopg.Connection[Any], table: Table, values: dict[str, Any]
-) -> None:
+def _insert_late(other: psycopg.Connection[Any], statement: str, values: dict[str, Any]) -> None:
     """Where the key is taken after all there is no row, and none is needed."""
-    with contextlib.suppress(psycopg.Error), other.transaction():
-        other.execute(table.insert.encode(), values)
+    with contextlib.suppress(psycopg.Error):
+        other.execute(statement.encode(), values)
 
 
 def unchanged_long_value(work: Workload) -> None:
