@@ -50,16 +50,22 @@ class Nemesis:
     killed: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def strike(self) -> str:
-        """The next fault; a line that says what it was. Raises Violated when what must survive it does not."""
-        self.random = random.Random(f"{self.seed}:{self.done}")
-        name = self._name()
-        seconds = self.random.choice(self.pace.faults)
-        what = FAULTS[name][1](self, seconds)
+    def strike(self, name: str = "") -> str:
+        """The next fault, or that one; a line that says what it was.
+
+        Raises Violated when what must survive it does not.
+        """
+        self.begin(name)
+        what = FAULTS[self.name][1](self, self.random.choice(self.pace.faults))
         self.line.run_on()
         self.done += 1
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.counts[self.name] = self.counts.get(self.name, 0) + 1
         return f"fault {self.done:3}: {what}"
+
+    def begin(self, name: str = "") -> None:
+        """Draw the next fault."""
+        self.random = random.Random(f"{self.seed}:{self.done}")
+        self.name = name or self._name()
 
     def quiet_seconds(self) -> float:
         return self.random.uniform(*self.pace.quiet)

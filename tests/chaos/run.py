@@ -30,6 +30,11 @@ LONG_MINUTES: Final = 5.0
 CHECK_SECONDS: Final = 300.0
 FIRST_LOAD_SECONDS: Final = 180.0
 OPERATIONS_SECONDS: Final = 120.0
+#: What two busy cores can embed beside everything else.
+OPERATIONS_A_SECOND: Final = {"fake": 25.0, "real": 15.0}
+#: Of Connect, where none of those before has sent anything twice; it stores its offsets as often.
+MORE_KILLS: Final = 3
+FLUSH_SECONDS: Final = 2.0
 #: What the quiet between faults aims at.
 FAULTS_A_MINUTE: Final = 2.2
 #: Changes that a run must have made for each of its minutes (I7).
@@ -108,8 +113,9 @@ class _Run:
         pace = LONG if options.minutes >= LONG_MINUTES else SHORT
         self.nemesis = Nemesis(line, options.seed, pace, state.faults, state.killed, state.struck)
         email = line.planted["an excluded column"]
+        per_second = OPERATIONS_A_SECOND[options.model]
         self.workload = Workload(
-            line.deployment, options.seed, email, counts=state.operations, changes=state.changes
+            line.deployment, options.seed, email, per_second, state.operations, state.changes
         )
         self.watcher = Watcher(line.deployment)
         self.oracle = Oracle(
@@ -172,12 +178,19 @@ class _Run:
         must = len(COMPONENTS) + len(PROCESSES)
         while self.state.seconds < 60 * self.options.minutes or self.state.faults < must:
             time.sleep(self._quiet_seconds())
-            say(self.nemesis.strike())
-            self._claims()
-            self._save()
+            self._strike()
             if time.monotonic() - checked > CHECK_SECONDS:
                 self._check()
                 checked = time.monotonic()
+        for _ in range(MORE_KILLS):
+            if not self._duplicates():
+                time.sleep(FLUSH_SECONDS)
+                self._strike("kill connect")
+
+    def _strike(self, name: str = "") -> None:
+        say(self.nemesis.strike(name))
+        self._claims()
+        self._save()
 
     def _quiet_seconds(self) -> float:
         """None, while faults are behind their pace: restarts take longer on a busy machine."""

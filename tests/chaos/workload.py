@@ -87,7 +87,7 @@ class Workload:
     deployment: Deployment
     seed: int
     email: str
-    per_second: float = 25.0
+    per_second: float
     counts: dict[str, int] = field(default_factory=dict)
     changes: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -159,7 +159,7 @@ class Workload:
 
     def values(self, key: int) -> dict[str, Any]:
         """A new text for a key."""
-        words = " ".join(self.draw.choices(WORDS, k=self.draw.choice([3, 8, 8, 20, 120])))
+        words = " ".join(self.draw.choices(WORDS, k=self.draw.choice([3, 5, 8, 8, 8, 12, 20, 120])))
         title = f"n{self.number()} {self.draw.choice(WORDS)}"
         return {
             "id": key,
