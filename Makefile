@@ -33,7 +33,7 @@ unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property
 
 chaos: setup ## Random changes and faults against the promises: SEED=1 MINUTES=10; again: goes on
-	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL) $(if $(GAPS),--gaps)
+	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL)
 
 check: setup ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff check .

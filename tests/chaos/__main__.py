@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.run import Options, run
+from tests.chaos.run import LONG_MINUTES, Options, run
 from tests.deployment import ROOT
 
 
@@ -19,8 +19,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--model", choices=("real", "fake"), default="fake")
     parser.add_argument("--home", type=Path)
-    parser.add_argument("--gaps", action="store_true", help="changes are lost, too, and upwell heals itself")
+    parser.add_argument(
+        "--gaps",
+        action=argparse.BooleanOptionalAction,
+        help="changes are lost for good, too, and the monitor rebuilds; default in a long run",
+    )
     given = parser.parse_args()
+    gaps = given.minutes >= LONG_MINUTES if given.gaps is None else given.gaps
     home = (given.home or ROOT / ".upwell" / f"chaos-{given.seed}").resolve()
     home.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -30,7 +35,7 @@ def main() -> int:
         except BlockingIOError:
             print(f"another run works in {home}")
             return 2
-        return run(Options(given.seed, given.minutes, given.model, home, given.gaps))
+        return run(Options(given.seed, given.minutes, given.model, home, gaps))
 
 
 def _interrupt(number: int, frame: Any) -> None:

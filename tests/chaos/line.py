@@ -40,21 +40,22 @@ MODULES: Final = {
 STARTS: Final = 3
 
 
-def children(pid: int) -> list[int]:
-    """Of a process, also those in sessions of their own."""
-    found = []
+def families() -> dict[int, list[int]]:
+    """Children by their parent, of every process, also in sessions of their own."""
+    found: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == pid and fields[0] != "Z":
-                    found.append(int(entry.name))
+                if fields[0] != "Z":
+                    found.setdefault(int(fields[1]), []).append(int(entry.name))
     return found
 
 
-def tree(pid: int) -> list[int]:
+def tree(pid: int, of: dict[int, list[int]] | None = None) -> list[int]:
     """A process and all below it."""
-    return [pid, *(below for child in children(pid) for below in tree(child))]
+    of = families() if of is None else of
+    return [pid, *(below for child in of.get(pid, []) for below in tree(child, of))]
 
 
 def send(pid: int, number: signal.Signals) -> None:
@@ -131,7 +132,7 @@ class Line:
 
     def workers(self) -> list[int]:
         """Process ids of the supervised workers that run."""
-        return [] if self.supervisor is None else sorted(children(self.supervisor.process.pid))
+        return [] if self.supervisor is None else sorted(families().get(self.supervisor.process.pid, []))
 
     def pids(self, name: str) -> list[int]:
         """Of a component, of a process of ours, or of one of the workers; empty if it does not run."""
