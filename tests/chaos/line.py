@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,14 @@ MODULES: Final = {
     ),
 }
 STARTS: Final = 3
+
+
+def start_stack(home: Path, progress: Callable[[str], None] = lambda line: None) -> dict[str, str]:
+    """Its addresses. A start that a busy machine was too slow for is tried again."""
+    for _ in range(STARTS - 1):
+        with contextlib.suppress(stack.StackError):
+            return dict(stack.up(home, progress=progress).variables)
+    return dict(stack.up(home, progress=progress).variables)
 
 
 def families() -> dict[int, list[int]]:
@@ -103,15 +112,8 @@ class Line:
     # The stack's components.
 
     def up(self) -> None:
-        """Start what does not run. A start that a busy machine was too slow for is tried again."""
-        for attempt in range(STARTS):
-            try:
-                stack.up(self.home, progress=lambda line: None)
-            except stack.StackError:
-                if attempt == STARTS - 1:
-                    raise
-            else:
-                return
+        """Start what does not run."""
+        start_stack(self.home)
 
     def component(self, name: str) -> int | None:
         return next(each.pid for each in stack.status(self.home) if each.name == name)

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from infra import stack
 from tests.acceptance.plain import ROWS, TABLES, fake_encode, one
 from tests.acceptance.test_freshness import spec
 from tests.chaos.claims import Oracle
 from tests.chaos.errors import Violated
 from tests.chaos.invariants import Checks
-from tests.chaos.line import COLLECTIONS, COMPONENTS, PROCESSES, THRESHOLD_SECONDS, Line
+from tests.chaos.line import COLLECTIONS, COMPONENTS, PROCESSES, THRESHOLD_SECONDS, Line, start_stack
 from tests.chaos.memory import MOST_RATIO, Memory, growth
 from tests.chaos.nemesis import LONG, SHORT, Nemesis
 from tests.chaos.watcher import Watcher
@@ -86,7 +85,7 @@ def run(options: Options) -> int:
     say(f"seed {options.seed}, {options.minutes:g} min, {options.model} model, in {options.home}")
     if state.faults:
         say(f"goes on after {state.faults} faults and {state.seconds / 60:.1f} min")
-    variables = dict(stack.up(options.home / "stack", progress=say).variables)
+    variables = start_stack(options.home / "stack", say)
     line = Line.opened(options.seed, options.home, variables, options.model, options.gaps)
     try:
         verdict = _Run(options, line, state, path).to_its_end()
