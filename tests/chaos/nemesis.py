@@ -72,13 +72,16 @@ class Nemesis:
         return self.random.uniform(*self.pace.quiet)
 
     def _name(self) -> str:
-        """The first ones kill everything once, in a random order."""
+        """The first ones kill everything once, the next are one of each other kind; in an order of the seed."""
+        order = random.Random(f"{self.seed}")
         must = [f"kill {name}" for name in EVERYTHING]
-        random.Random(f"{self.seed}").shuffle(must)
-        if self.done < len(must):
-            return must[self.done]
-        names = [name for name in FAULTS if self.line.gaps or name != "slot dropped"]
-        return self.random.choices(names, [FAULTS[name][0] for name in names])[0]
+        others = [name for name in FAULTS if name not in must and (self.line.gaps or name != "slot dropped")]
+        order.shuffle(must)
+        order.shuffle(others)
+        deck = [*must, *others]
+        if self.done < len(deck):
+            return deck[self.done]
+        return self.random.choices(deck, [FAULTS[name][0] for name in deck])[0]
 
     def mend(self) -> None:
         """Undo whatever a run that was killed may have left."""

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.claims import Change, Oracle
 from tests.chaos.line import COMPONENTS, PROCESSES, Line
 from tests.chaos.memory import growth
-from tests.chaos.nemesis import SHORT, Nemesis
+from tests.chaos.nemesis import FAULTS, SHORT, Nemesis
 from tests.chaos.watcher import History
 from tests.chaos.workload import SHIFTED
 
@@ -67,8 +67,13 @@ def test_the_first_faults_kill_everything_once() -> None:
     assert sorted(names(0, 8)) == sorted(f"kill {name}" for name in (*COMPONENTS, *PROCESSES))
 
 
+def test_each_kind_comes_before_any_comes_twice() -> None:
+    kinds = len(FAULTS) - 1  # changes are not lost here
+    assert sorted(names(0, kinds)) == sorted(set(FAULTS) - {"slot dropped"})
+
+
 def test_a_run_that_goes_on_has_the_faults_that_were_to_come() -> None:
-    assert names(0, 40)[20:] == names(20, 40)
+    assert names(0, 90)[50:] == names(50, 90)
     assert "slot dropped" not in names(0, 300)
 
 
