@@ -206,7 +206,7 @@ class Line:
             self.monitor = None
 
     def close(self) -> None:
-        """End what was started here, and the stack; what is stored stays."""
+        """End upwell's processes."""
         self.thaw()
         for worker in self.deployment.workers:
             if worker.process.poll() is None:
@@ -217,7 +217,6 @@ class Line:
                 worker.process.wait(max(0.1, deadline - time.monotonic()))
             if worker.process.poll() is None:
                 worker.kill()
-        stack.down(self.home)
 
     # Neighbours.
 

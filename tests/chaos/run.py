@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from infra import stack
 from tests.acceptance.plain import ROWS, TABLES, fake_encode, one
 from tests.acceptance.test_freshness import spec
 from tests.chaos.claims import Oracle
@@ -85,9 +86,10 @@ def run(options: Options) -> int:
     say(f"seed {options.seed}, {options.minutes:g} min, {options.model} model, in {options.home}")
     if state.faults:
         say(f"goes on after {state.faults} faults and {state.seconds / 60:.1f} min")
-    variables = start_stack(options.home / "stack", say)
-    line = Line.opened(options.seed, options.home, variables, options.model, options.gaps)
+    line: Line | None = None
     try:
+        variables = start_stack(options.home / "stack", say)
+        line = Line.opened(options.seed, options.home, variables, options.model, options.gaps)
         verdict = _Run(options, line, state, path).to_its_end()
     except KeyboardInterrupt:
         say("interrupted: run it again, and it goes on")
@@ -100,7 +102,9 @@ def run(options: Options) -> int:
             raise
         return 1
     finally:
-        line.close()
+        if line is not None:
+            line.close()
+        stack.down(options.home / "stack")
     say(verdict)
     shutil.rmtree(options.home)
     return 0
