@@ -34,6 +34,7 @@ unit: setup ## Unit and property tests: no stack, a minute
 
 mutations: setup ## Take out each guard in turn: a named test must fail
 	@.venv/bin/python -m tests.mutations
+
 chaos: setup ## Random changes and faults against the promises: SEED=1 MINUTES=10; again: goes on
 	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL)
 

@@ -23,7 +23,7 @@ from tests.chaos.workload import Workload
 from tests.oracle import Encode, compare
 
 #: I6: how long after the last fault everything is searchable and FRESH. At a load of 25 workers need 90 s to start.
-DRAINED_SECONDS: Final = 300.0
+DRAINED_SECONDS: Final = 180.0
 OUTCOMES: Final = ("applied", "unchanged", "superseded", "duplicate", "deleted", "ignored", "dead_letter")
 
 STATE: Final = """
