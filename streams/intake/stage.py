@@ -96,9 +96,7 @@ class Intake:
         if self._tables is None or not await self._tables.fits(self.collection):
             raise error
         change = self._decoder.doubt(message)
-        if (
-            change.origin.snapshot
-        ):  # what was read lacks it, and would lack it again: of a type that Debezium leaves out
+        if change.origin.snapshot:  # read again it would lack the same: a column that Debezium leaves out
             raise error
         return change
 
