@@ -222,6 +222,7 @@ class Worker:
                     settings.lease_seconds,
                     settings.poll_seconds,
                     settings.embed_attempts,
+                    settings.encode_deadline_seconds,
                 ),
                 executor=self._executor,
                 vitals=self._vitals,
