@@ -394,6 +394,10 @@ SELECT u.collection, u.minute, u.good, u.bad
  ORDER BY u.collection, u.minute
 ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, bad = h.bad + excluded.bad
 
+-- name: keep
+-- For this session, whatever the defaults of server, database and role are.
+SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)
+
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 
