@@ -37,6 +37,9 @@ SLOT_SAID_SECONDS: Final = 1.0
 SLOT_POLL_SECONDS: Final = 0.1
 PARTITION_SECONDS: Final = 3600.0
 POOL_SECONDS: Final = 10.0
+#: The pool doubles its pauses between attempts for as long as this, and begins anew when it is asked for a connection:
+#: with its default of five minutes a sink that comes back is not noticed for minutes.
+RECONNECT_SECONDS: Final = 3.0
 
 Place = tuple[str, datetime, str]
 
@@ -65,6 +68,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
             min_size=1,
             max_size=pool_size,
             timeout=POOL_SECONDS,
+            reconnect_timeout=RECONNECT_SECONDS,
             kwargs={"autocommit": True, "application_name": "upwell worker"},
             configure=keep,
             open=False,
