@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -22,7 +23,7 @@ from connectors.postgres.source_schema import placeholder
 from connectors.postgres.store import PostgresStore
 from connectors.registry import Registry
 from schemas.envelope import Decoder
-from schemas.errors import LineageMismatch, MigrationNeeded, ModelHung, SettingsError
+from schemas.errors import LineageMismatch, MigrationNeeded, ModelHung, Retry, SettingsError
 from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
 from schemas.template import Template
@@ -114,6 +115,10 @@ async def _run(
     registry = neighbours.registry(settings)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
+        with contextlib.suppress(
+            Retry
+        ):  # the embedder does it again; until it has its model, others may have them
+            await store.release(slot, died=True)
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
         generations = await store.generations()
         check_generations(settings, generations)
