@@ -60,20 +60,35 @@ def start(deployment: Deployment, **variables: str) -> WorkerProcess:
     return supervised
 
 
-def test_whatever_happens_to_workers(prepared: Deployment, tmp_path: Path) -> None:
+def test_workers_that_are_killed_or_come_back_late(prepared: Deployment, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
+    supervised = start(prepared, FAKE_HOLD=str(hold))
     with prepared.sink() as sink, prepared.source() as source:
-        supervised = start(prepared, FAKE_HOLD=str(hold))
         _killed(source, sink, hold)
         _stopped_for_a_while(prepared, sink)
+        _accounted(sink)
+    assert supervised.stop() == 0, supervised.tail()
+    assert '"signal": "SIGKILL"' in supervised.log.read_text(errors="replace")
+
+
+def test_a_storm_of_workers_and_texts_that_end_them(prepared: Deployment) -> None:
+    supervised = start(prepared, UPWELL_WORKER_EMBED_ATTEMPTS="2", UPWELL_WORKER_ENCODE_DEADLINE_SECONDS="3")
+    with prepared.sink() as sink, prepared.source() as source:
         _killed_while_the_group_rebalances(prepared)
-        assert '"signal": "SIGKILL"' in supervised.log.read_text(errors="replace")
-        assert supervised.stop() == 0, supervised.tail()
-        _texts_that_hang_or_kill(prepared, source, sink)
+        _texts_that_hang_or_kill(source, sink)
         skew = "SELECT max(abs(extract(epoch FROM clock_timestamp() - at))) FROM upwell.audit"
         assert one(sink, skew) < 1800, "no worker's clock is in what it writes"
-        for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
-            assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
+        _accounted(sink)
+    assert supervised.stop() == 0, supervised.tail()
+    log = supervised.log.read_text(errors="replace")
+    assert "the model has not answered for 3 s: this worker ends and starts again" in log
+    assert '"exit_code": 1' in log
+    assert '"signal": "SIGKILL"' in log
+
+
+def _accounted(sink: psycopg.Connection[Any]) -> None:
+    for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
+        assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
 
 
 def _killed(source: psycopg.Connection[Any], sink: psycopg.Connection[Any], hold: Path) -> None:
@@ -144,13 +159,8 @@ def _killed_while_the_group_rebalances(deployment: Deployment) -> None:
     until(lambda: is_equal(deployment), within(60), "the sink is what the source is")
 
 
-def _texts_that_hang_or_kill(
-    deployment: Deployment, source: psycopg.Connection[Any], sink: psycopg.Connection[Any]
-) -> None:
+def _texts_that_hang_or_kill(source: psycopg.Connection[Any], sink: psycopg.Connection[Any]) -> None:
     """Both are dead-lettered; the others, of the same batches, are searchable."""
-    supervised = start(
-        deployment, UPWELL_WORKER_EMBED_ATTEMPTS="2", UPWELL_WORKER_ENCODE_DEADLINE_SECONDS="3"
-    )
     with source.transaction():
         source.execute(ROWS, (200, 209))
         source.execute("UPDATE shop.content SET body = 'hang the model' WHERE id = 203")
@@ -159,11 +169,6 @@ def _texts_that_hang_or_kill(
     until(lambda: one(sink, query) == ["[203]", "[206]"], within(60), "both are set aside")
     found = "SELECT count(*) FROM upwell.content WHERE id BETWEEN 200 AND 209 AND NOT is_stale"
     until(lambda: one(sink, found) == 8, within(30), "the others are searchable")
-    log = supervised.log.read_text(errors="replace")
-    assert "the model has not answered for 3 s: this worker ends and starts again" in log
-    assert '"exit_code": 1' in log
-    assert '"signal": "SIGKILL"' in log
-    assert supervised.stop() == 0, supervised.tail()
 
 
 def test_a_sink_restored_from_a_backup_under_running_workers(prepared: Deployment, tmp_path: Path) -> None:
@@ -207,8 +212,7 @@ def test_a_sink_restored_from_a_backup_under_running_workers(prepared: Deploymen
     log = supervised.log.read_text(errors="replace")
     assert "a restored sink; a restart begins at the sink's" in log
     with prepared.sink() as sink:
-        for topic, partition, taken, audited in sink.execute(AUDITED).fetchall():
-            assert taken == audited, f"{topic}/{partition}: each offset has one outcome"
+        _accounted(sink)
     assert supervised.stop() == 0, supervised.tail()
 
 
