@@ -185,9 +185,8 @@ class Embedder:
     async def _worked(self, recipe: Recipe, claims: Sequence[Claim]) -> None:
         started = time.monotonic()
         first = claims[0]
-        if first.attempts >= max(
-            self._limits.attempts, 2
-        ):  # what died in a batch is tried alone at least once
+        # What died in a batch is tried alone at least once.
+        if first.attempts >= max(self._limits.attempts, 2):
             await self._bury(first)
             return
         await self._embed(recipe, claims)

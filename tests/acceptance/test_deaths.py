@@ -72,7 +72,7 @@ def test_workers_that_are_killed_or_come_back_late(prepared: Deployment, tmp_pat
 
 
 def test_a_storm_of_workers_and_texts_that_end_them(prepared: Deployment) -> None:
-    supervised = start(prepared, UPWELL_WORKER_EMBED_ATTEMPTS="2", UPWELL_WORKER_ENCODE_DEADLINE_SECONDS="3")
+    supervised = start(prepared, UPWELL_WORKER_EMBED_ATTEMPTS="2", UPWELL_WORKER_ENCODE_DEADLINE_SECONDS="5")
     with prepared.sink() as sink, prepared.source() as source:
         _killed_while_the_group_rebalances(prepared)
         _texts_that_hang_or_kill(source, sink)
@@ -81,7 +81,7 @@ def test_a_storm_of_workers_and_texts_that_end_them(prepared: Deployment) -> Non
         _accounted(sink)
     assert supervised.stop() == 0, supervised.tail()
     log = supervised.log.read_text(errors="replace")
-    assert "the model has not answered for 3 s: this worker ends and starts again" in log
+    assert "the model has not answered for 5 s: this worker ends and starts again" in log
     assert '"exit_code": 1' in log
     assert '"signal": "SIGKILL"' in log
 
