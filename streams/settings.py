@@ -124,7 +124,12 @@ class WorkerSettings(Strict):
     )
     lease_seconds: float = Field(120.0, gt=0, description="a claim of a dead worker is free again after this")
     poll_seconds: float = Field(1.0, gt=0, description="how often to look for pending texts when not woken")
-    embed_attempts: int = Field(5, ge=1, description="a text that fails this often becomes a dead letter")
+    embed_attempts: int = Field(
+        5, ge=1, description="a text that fails this often, or ends its worker, becomes a dead letter"
+    )
+    encode_deadline_seconds: float = Field(
+        600.0, ge=1, description="a worker whose model does not answer ends after this, to be started again"
+    )
     retry_deadline_seconds: float = Field(
         86_400.0, gt=0, description="a worker that waits for a neighbour gives up after this"
     )

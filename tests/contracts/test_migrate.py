@@ -321,7 +321,7 @@ async def test_a_slot_is_one_workers(dsn: str, connection: Connection) -> None:
     first, second = await PostgresStore.open(dsn, writer="s"), await PostgresStore.open(dsn, writer="s")
     await first.register_worker("s", "here", 1)
     with pytest.raises(SlotTaken, match="slot s") as caught:
-        await second.register_worker("s", "here", 2)
+        await second.register_worker("s", "here", 2, wait_seconds=0)
     assert "\n" not in str(caught.value)
     await second.register_worker("other", "here", 2)
     await first.close()

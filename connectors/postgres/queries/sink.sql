@@ -187,6 +187,7 @@ SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(to
 -- longest overdue first, with `late_share` of the live part at least, so that it moves on too (ADR 0012). `reserved` of the
 -- backfill lane at least. What one of the three does not need is the others'. Only of generations that the worker has a
 -- recipe for; a big fill without one must not be read through each time, so the backfill lane is looked at by generation.
+-- A row that is still leased failed with its worker (ADR 0018).
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
      WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()
@@ -222,6 +223,8 @@ WITH l AS MATERIALIZED (
 UPDATE upwell.pending p
    SET token = gen_random_uuid(), slot = %(slot)s, claimed_at = clock_timestamp(),
        lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second',
+       attempts = p.attempts + (p.token IS NOT NULL)::int,
+       last_error = CASE WHEN p.token IS NULL THEN p.last_error ELSE 'its lease ended' END,
        pending_since = least(p.pending_since, p.next_since), next_since = NULL,
        changes = p.changes + p.next_changes, next_changes = 0
   FROM picked
@@ -317,10 +320,24 @@ INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_o
 VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offset)s, %(generation)s,
         jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s::text))
 
+-- name: give_back
+-- One transaction may hold rows of a claim that others wait for, so these are locked in the order that all share (H20).
+UPDATE upwell.pending p
+   SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       pending_since = least(p.pending_since, p.next_since), next_since = NULL, changes = p.changes + p.next_changes,
+       next_changes = 0
+  FROM (SELECT p.key, p.token FROM upwell.pending p
+          JOIN unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
+         WHERE p.collection = %(collection)s AND p.generation = %(generation)s
+         ORDER BY p.key FOR UPDATE OF p) AS mine
+ WHERE p.collection = %(collection)s AND p.generation = %(generation)s AND p.key = mine.key AND p.token = mine.token
+
 -- name: release_slot
 -- What an intake transaction holds just now is for the next time: one that waits for a row must hold no other.
 UPDATE upwell.pending p
    SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       attempts = attempts + %(died)s::bool::int,
+       last_error = CASE WHEN %(died)s::bool THEN 'its worker ended' ELSE last_error END,
        pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
        next_changes = 0
   FROM (SELECT collection, generation, key FROM upwell.pending
@@ -380,6 +397,10 @@ SELECT u.collection, u.minute, u.good, u.bad
   JOIN upwell.collection c ON c.name = u.collection
  ORDER BY u.collection, u.minute
 ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, bad = h.bad + excluded.bad
+
+-- name: keep
+-- For this session, whatever the defaults of server, database and role are.
+SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)
 
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
