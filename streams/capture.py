@@ -23,7 +23,7 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict
 
-from connectors.debezium.config import ConnectorConfig
+from connectors.debezium.config import ConnectorConfig, other_settings
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
@@ -182,6 +182,11 @@ class Capture:
         self.connect.resume(self.naming.connector)
         self._running()
 
+    def other_settings(self) -> list[str]:
+        """Settings with which the connector runs and that are not ours; none where there is no connector."""
+        running = self.connect.config(self.naming.connector)
+        return [] if running is None else other_settings(self.config().render(), running)
+
     def stop(self) -> None:
         """A task that still runs with the old table list would read a signal for a new table and drop it."""
         self.connect.stop(self.naming.connector)
@@ -214,11 +219,15 @@ class Capture:
         slot = first(self.source, "slot", {"slot": self.naming.slot})
         return slot is not None and bool(slot["ready"])
 
+    def gap(self, *, begun: bool) -> str:
+        """What is lost in this lineage, also what can no longer be seen; `begun` as for `find_gap`."""
+        known, canary = self.state.gap(self.naming.lineage)
+        return known or find_gap(self.source, self.connect, self.naming, begun=begun, canary=canary)
+
     def refuse_gap(self) -> None:
         """Raise GapFound if changes are lost: a start from here would hide it."""
         loads = self.state.loads(list(self.settings.collections)).values()
-        begun = any(load.state != INCOMPLETE for load in loads)
-        gap = find_gap(self.source, self.connect, self.naming, begun=begun)
+        gap = self.gap(begun=any(load.state != INCOMPLETE for load in loads))
         if gap:
             raise GapFound(f"{gap}; run `upwell connector rebuild`")
 

@@ -21,7 +21,6 @@ from dataclasses import replace
 from connectors.debezium.naming import Naming
 from connectors.postgres.capture_state import COMPLETE
 from streams.capture import Capture, Progress, bring_up, opened
-from streams.gaps import find_gap
 from streams.settings import Settings
 
 
@@ -48,10 +47,7 @@ def _under_way(capture: Capture) -> bool:
     if capture.naming.lineage == 1 or all(load.state == COMPLETE for load in loads):
         return False
     begun = any(not load.rebuilding for load in loads)
-    return (
-        not find_gap(capture.source, capture.connect, capture.naming, begun=begun)
-        and not capture.lost_topics()
-    )
+    return not capture.gap(begun=begun) and not capture.lost_topics()
 
 
 def begin(capture: Capture) -> Capture:

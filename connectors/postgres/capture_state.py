@@ -199,6 +199,11 @@ class CaptureState:
         self._execute("set_load", {"name": name, "state": state, "detail": Jsonb(dict(detail))})
         return Load(name, state, detail)
 
+    def gap(self, lineage: int) -> tuple[str, int | None]:
+        """What somebody has found lost in a lineage, "" if nothing is, and the last canary that was read of it."""
+        row = self._rows("gaps", {"lineage": lineage})[0]
+        return row["reason"] or "", row["canary"]
+
     def is_loading(self) -> bool:
         """Whether any table is being read for its first load."""
         return bool(self._rows("loading")[0]["loading"])

@@ -102,6 +102,11 @@ SELECT count(*) AS rows FROM upwell.pending p
   JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
  WHERE p.collection = %(collection)s AND p.lane = 'backfill';
 
+-- name: gaps
+-- What was found lost in a lineage, the oldest first, and the last canary that was read of it.
+SELECT (SELECT reason FROM upwell.gap g WHERE g.lineage = %(lineage)s ORDER BY found_at LIMIT 1) AS reason,
+       (SELECT number FROM upwell.canary_seen s WHERE s.lineage = %(lineage)s) AS canary;
+
 -- name: re_reading
 -- Tables of which single rows may be under way again.
 SELECT DISTINCT collection FROM upwell.repair
