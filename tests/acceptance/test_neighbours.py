@@ -77,8 +77,8 @@ class Line:
     def kafka(self) -> Kafka:
         return Kafka(self.deployment.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"])
 
-    @property
     def admin(self) -> AdminClient:
+        """To be kept until its answers are there."""
         return AdminClient(
             {"bootstrap.servers": self.deployment.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"]}
         )
@@ -186,8 +186,9 @@ def as_carrier(deployment: Deployment, home: Path, password: str) -> None:
 
 
 def test_offsets_that_are_set_back_and_a_registry_that_is_wrong(line: Line) -> None:
-    """The group's offsets mean nothing; the sink's, set back under running workers, bring all of it again for nothing."""
+    """The group's offsets mean nothing; the sink's, set back under running workers, bring all again for nothing."""
     deployment = line.deployment
+    line.settled()
     with deployment.source() as source, deployment.sink() as sink:
         assert line.workers.stop() == 0
         _forget_offsets(line)
@@ -225,12 +226,12 @@ def test_offsets_that_are_set_back_and_a_registry_that_is_wrong(line: Line) -> N
 def _forget_offsets(line: Line) -> None:
     """The group's committed offsets are those of the topic's first record."""
     group = f"upwell-{line.deployment.name}"
-    start = [TopicPartition(line.topic, number, 0) for number in range(4)]
+    start, admin = [TopicPartition(line.topic, number, 0) for number in range(4)], line.admin()
 
     def reset() -> bool:
-        asked = line.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, start)])
+        asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, start)])
         try:
-            return all(at.error is None for at in asked[group].result().topic_partitions)
+            return all(at.error is None for at in asked[group].result(30).topic_partitions)
         except Exception:
             return False
 
@@ -306,8 +307,9 @@ def test_records_that_kafka_removed_and_a_slot_that_was_moved(line: Line) -> Non
             TopicPartition(at.topic, at.partition, end)
             for at, end in line.kafka.end_offsets([line.topic]).items()
         ]
-        for each in line.admin.delete_records(ends).values():
-            each.result()
+        admin = line.admin()
+        for each in admin.delete_records(ends).values():
+            each.result(30)
         print(line.sees("STALE", "GAP, changes are lost", "begins at", "run `upwell connector rebuild`"))
         line.start_workers()
         line.says("changes are lost; run upwell connector rebuild; this worker starts again", "worker ended")
@@ -364,8 +366,9 @@ def test_a_slot_that_ran_out_and_a_topic_with_more_partitions(line: Line) -> Non
         print(line.sees("STALE", "GAP, changes are lost", "is lost: the source has removed write-ahead log"))
         source.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
         source.execute("SELECT pg_reload_conf()")
-    for each in line.admin.create_partitions([NewPartitions(topic, 6)]).values():
-        each.result()
+    admin = line.admin()
+    for each in admin.create_partitions([NewPartitions(topic, 6)]).values():
+        each.result(30)
     assert line.workers.process.wait(SEEN) == 2
     line.says(
         f"topic {topic} has id", "6 partitions; upwell created it with id", "run `upwell connector rebuild`"
