@@ -138,11 +138,10 @@ def _gap(settings: Settings, naming: Naming, report: Report | None) -> str:
     loads = [] if report is None else [found.load for found in report.collections.values()]
     begun = any(load.state != INCOMPLETE for load in loads)
     with CaptureState.open(settings.sink.dsn) as state:
-        known, canary = state.gap(naming.lineage)
-    if known:
-        return known
+        known, canary = state.gaps(naming.lineage), state.canary_read(naming.lineage)
     with connect_source(settings.source.dsn) as connection:
-        return find_gap(connection, neighbours.connect(settings), naming, begun=begun, canary=canary)
+        found = find_gap(connection, neighbours.connect(settings), naming, begun=begun, canary=canary)
+    return found or next(iter(known), "")
 
 
 def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:

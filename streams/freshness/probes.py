@@ -21,6 +21,7 @@ from connectors.debezium.canary import CanaryTopic
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka
+from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.capture_state import open_sink as sink_connection
 from connectors.postgres.source import Connection, connect_source, first, open_source, source_errors
 from connectors.postgres.translate import sink_errors
@@ -28,6 +29,7 @@ from connectors.registry import BlockingRegistry
 from schemas.errors import UpwellError
 from schemas.freshness import CANARY_TABLE
 from streams import neighbours
+from streams.capture import lost_topic
 from streams.freshness.rounds import Ends, Rounds
 from streams.freshness.supervision import Restarts
 from streams.freshness.verdict import Connector, Neighbour
@@ -280,10 +282,11 @@ class KafkaProbe:
 
 
 class GapProbe:
-    """Whether the connector's place in the source's log is lost."""
+    """Whether the connector's place in the source's log is lost, or a topic is no longer the one that was created."""
 
     def __init__(self, settings: Settings, sights: Sights) -> None:
         self._settings, self._sights = settings, sights
+        self._kafka = neighbours.kafka(settings, timeout=CALL_SECONDS)
         self._connect = neighbours.connect(settings, timeout=(CALL_SECONDS, CALL_SECONDS))
 
     def look(self) -> None:
@@ -296,10 +299,16 @@ class GapProbe:
             gap = find_gap(
                 source, self._connect, naming, begun=begun, canary=None if read is None else read[1]
             )
+        topic = ""
+        if not gap:
+            with CaptureState.open(self._settings.sink.dsn) as state:
+                topic = lost_topic(state, self._kafka, naming.lineage)
         with self._sights.lock:
             if self._sights.naming == naming:
-                self._sights.gap = gap
                 self._sights.lose(gap)
+                if topic and topic != self._sights.gap:
+                    self._sights.tell(f"changes are lost: {topic}")
+                self._sights.gap = gap or topic
 
 
 def probes(settings: Settings, sights: Sights) -> dict[str, Probe]:

@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -252,7 +252,7 @@ async def test_h8_a_truncate_spoils_only_a_load_that_it_falls_into(
     postgres: PostgresSink, state: str, scanned_lsn: int | None, after: str
 ) -> None:
     """Rows that were read before the truncate may come after it; a table that was read to its end is not read again."""
-    detail = {} if scanned_lsn is None else {"scanned_lsn": scanned_lsn, "ends": {}}
+    detail = {"from": 7} if scanned_lsn is None else {"from": 7, "scanned_lsn": scanned_lsn, "ends": {}}
     await postgres.rows(
         "UPDATE upwell.collection SET load_state = %s, load_detail = %s WHERE name = 'content'",
         state,
@@ -261,3 +261,28 @@ async def test_h8_a_truncate_spoils_only_a_load_that_it_falls_into(
     await take_in(postgres.store, fence=Fence(1, 150))
     found = await postgres.rows("SELECT load_state FROM upwell.collection WHERE name = 'content'")
     assert found == [(after,)]
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "after"),
+    [
+        ("loading", {"signal": "load-1", "from": 7}, {"reason": "truncated", "from": 7}),
+        ("incomplete", {"reason": "truncated", "from": 7}, {"reason": "truncated", "from": 7}),
+        ("loading", {"from": 7, "scanned_lsn": 200, "ends": {}}, {"reason": "truncated"}),
+        ("incomplete", {"reason": "rebuild"}, {"reason": "rebuild"}),
+        ("incomplete", None, None),
+    ],
+)
+async def test_h8_what_is_known_of_a_spoilt_scan(
+    postgres: PostgresSink, state: str, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> None:
+    """Where it was asked for stays while it may be under way; what was never asked for stays so."""
+    detail = None if before is None else Jsonb(before)
+    await postgres.rows(
+        "UPDATE upwell.collection SET load_state = %s, load_detail = %s WHERE name = 'content'", state, detail
+    )
+    await take_in(postgres.store, fence=Fence(1, 150))
+    found = await postgres.rows(
+        "SELECT load_state, load_detail FROM upwell.collection WHERE name = 'content'"
+    )
+    assert found == [("incomplete", after)]

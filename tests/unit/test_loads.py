@@ -314,6 +314,29 @@ def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) ->
     assert line.done()
 
 
+def test_a_truncate_during_the_scan_has_it_read_again_once_it_has_ended(line: Line) -> None:
+    """H8: the end of the spoilt scan must not be taken for that of the next one."""
+    line.loading.request(["content"])
+    line.state.rows["content"] = Load("content", INCOMPLETE, {"reason": "truncated", "from": 7})
+    line.events.clear()
+    line.loading._request_incomplete()
+    line.ended("SUCCEEDED", offset=6)
+    assert line.events == []
+    line.ended("SUCCEEDED", offset=8)
+    assert line.load == Load("content", INCOMPLETE, {"reason": "truncated"})
+    assert line.said[-1] == "content was truncated while it was being read: it is read again"
+    line.events.clear()
+    line.loading._request_incomplete()
+    assert line.events == ASKED
+    assert line.load.state == LOADING
+
+
+def test_a_load_that_is_to_be_asked_for_heeds_no_scan(line: Line) -> None:
+    line.state.rows["content"] = Load("content", INCOMPLETE, {"reason": "truncated"})
+    line.ended("SUCCEEDED")
+    assert line.load == Load("content", INCOMPLETE, {"reason": "truncated"})
+
+
 def test_a_silent_scan_is_woken_then_asked_for_again(line: Line) -> None:
     line.loading.request(["content"])
     line.events.clear()

@@ -59,6 +59,14 @@ SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
 -- Recorded topics of a lineage.
 SELECT topic, topic_id, partitions FROM upwell.topic WHERE lineage = %(lineage)s;
 
+-- name: gaps
+-- Lost changes that were seen only once.
+SELECT reason FROM upwell.gap WHERE lineage = %(lineage)s ORDER BY found_at;
+
+-- name: canary_read
+-- The last canary that a monitor has read.
+SELECT number FROM upwell.canary_seen WHERE lineage = %(lineage)s;
+
 -- name: record_topic
 -- A topic as it was created; never overwritten.
 INSERT INTO upwell.topic (topic, lineage, collection, topic_id, partitions)
@@ -84,6 +92,10 @@ SELECT EXISTS (SELECT FROM upwell.collection WHERE load_state = 'loading' AND NO
 SELECT EXISTS (SELECT FROM upwell.collection
                 WHERE load_state = 'loading' AND load_detail ? 'ends' AND name = ANY(%(names)s::text[])) AS scanned;
 
+-- name: try_capturing
+-- Whoever has it applies, rebuilds and follows loads; it goes with the session.
+SELECT pg_try_advisory_lock(hashtext('upwell.capturing'), 0) AS taken;
+
 -- name: try_pacing
 -- Whoever has it paces first loads; it goes with the session.
 SELECT pg_try_advisory_lock(hashtext('upwell.pacing'), 0) AS taken;
@@ -101,11 +113,6 @@ SELECT pg_try_advisory_lock(hashtext('upwell.completing'), 0) AS taken;
 SELECT count(*) AS rows FROM upwell.pending p
   JOIN upwell.generation g ON g.collection = p.collection AND g.number = p.generation AND g.state = 'live'
  WHERE p.collection = %(collection)s AND p.lane = 'backfill';
-
--- name: gaps
--- What was found lost in a lineage, the oldest first, and the last canary that was read of it.
-SELECT (SELECT reason FROM upwell.gap g WHERE g.lineage = %(lineage)s ORDER BY found_at LIMIT 1) AS reason,
-       (SELECT number FROM upwell.canary_seen s WHERE s.lineage = %(lineage)s) AS canary;
 
 -- name: re_reading
 -- Tables of which single rows may be under way again.
