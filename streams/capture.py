@@ -189,8 +189,11 @@ class Capture:
         if missing:
             raise SettingsError(f"{missing[0]} is not in the publication yet: run `upwell migrate source`")
 
-    def ensure_connector(self) -> None:
-        """Apply the config and wait until the connector runs and its slot exists."""
+    def ensure_connector(self, *, restart: bool = False) -> None:
+        """Apply the config and wait until the connector runs and its slot exists.
+
+        `restart` also one that runs with this config: it has read its password when it started.
+        """
         config = self.config().render()
         self.connect.validate(config)
         known = self.connect.config(self.naming.connector)
@@ -200,6 +203,9 @@ class Capture:
                 self.connect.delete_offsets(self.naming.connector)
         if self.connect.apply(config):
             self.progress(f"connector {self.naming.connector} {'applied' if known is None else 'changed'}")
+        elif restart and known is not None:
+            self.connect.restart(self.naming.connector, only_failed=False)
+            self.progress(f"connector {self.naming.connector} restarted: its user or password was changed")
         self.connect.resume(self.naming.connector)
         self._running()
 
@@ -335,12 +341,12 @@ def secrets_file(settings: Settings) -> Path:
     return Path(settings.connect.secrets_file or settings.home / "connect" / f"{settings.name}.properties")
 
 
-def write_secrets(settings: Settings) -> None:
+def write_secrets(settings: Settings) -> bool:
     """Put user and password of source and registry into our own secrets file, mode 0600; a given file is not
-    touched.
+    touched. Whether the file was there and is another one now.
     """
     if settings.connect.secrets_file:
-        return
+        return False
     dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     values: dict[str, object] = {
@@ -352,11 +358,13 @@ def write_secrets(settings: Settings) -> None:
     registry = settings.registry.access()
     if registry.username:
         values |= {"registry_user": registry.username, "registry_password": registry.password}
-    lines = (f"{key}={_property(str(value))}\n" for key, value in values.items())
+    text = "".join(f"{key}={_property(str(value))}\n" for key, value in values.items())
+    before = path.read_text(encoding="ascii") if path.exists() else text
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.writelines(lines)
+        file.write(text)
     new.replace(path)
+    return before != text
 
 
 def _property(value: str) -> str:
@@ -405,8 +413,7 @@ def bring_up(capture: Capture, *, load: bool) -> None:
     capture.ensure_publication()
     capture.ensure_topics()
     capture.refuse_gap()
-    write_secrets(capture.settings)
-    capture.ensure_connector()
+    capture.ensure_connector(restart=write_secrets(capture.settings))
     capture.drop_ended_slots()
     if load:
         loading(capture).run()

@@ -48,7 +48,7 @@ UNION ALL SELECT 'vector ' || key || chunk_no, xmin::text, e::text FROM upwell.e
 ORDER BY 1
 """
 #: A deadline only: what it is waited for takes seconds, on a machine that has time.
-SEEN: Final = 120.0
+SEEN: Final = 240.0
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Line:
         """What the workers' log says."""
         log = self.workers.log
         for each in words:
-            until(lambda each=each: each in log.read_text(), 60, f"the workers say {each!r}")  # type: ignore[misc]
+            until(lambda each=each: each in log.read_text(), SEEN, f"the workers say {each!r}")  # type: ignore[misc]
 
     def sees(self, verdict: str, *words: str, collection: str = "content") -> str:
         """Wait for a verdict whose reason has these words; the reason."""
@@ -132,8 +132,8 @@ class Line:
         """FRESH, and the sink is what the source is, by an oracle that knows neither."""
         self.sees("FRESH")
         self.sees("FRESH", collection="customers")
-        until(lambda: all_searchable(self.deployment), 60, "all of it searchable")
-        until(lambda: not self.differences(), 30, "source and sink are equal")
+        until(lambda: all_searchable(self.deployment), SEEN, "all of it searchable")
+        until(lambda: not self.differences(), SEEN, "source and sink are equal")
 
     def differences(self) -> list[Difference]:
         dsns = (self.deployment.source_dsn, self.deployment.sink_dsn)
