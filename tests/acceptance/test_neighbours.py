@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,7 @@ from infra.stack.processes import wait_gone
 from tests.acceptance import test_freshness as faults
 from tests.acceptance.plain import ROWS, all_searchable, fake_encode, one
 from tests.acceptance.test_workers import SUPERVISED
-from tests.deployment import Deployment, Stack, WorkerProcess, until
+from tests.deployment import Deployment, Stack, until
 from tests.fixtures.wrong_registry import WrongRegistry
 from tests.oracle import Difference, compare
 
@@ -40,7 +40,9 @@ DUPLICATES: Final = (
     "SELECT coalesce(sum(count), 0) FROM upwell.audit WHERE action = 'duplicate' AND topic LIKE %s"
 )
 LETTERS: Final = "SELECT count(*) FROM upwell.dead_letter"
-COMPLETE: Final = "SELECT bool_and(load_state = 'complete') FROM upwell.collection"
+ENCODED: Final = (
+    "SELECT sum(value) FROM upwell.counter WHERE name = 'chunks_encoded' AND collection = 'content'"
+)
 #: Every row of what a collection has, with the transaction that wrote it.
 ALL: Final = """
 SELECT 'record ' || _key, xmin::text, r::text FROM upwell.record_content r WHERE _key <> '[1]'
@@ -53,12 +55,14 @@ SEEN: Final = 240.0
 
 @dataclass
 class Line:
-    """The module's deployment with its monitor and workers."""
+    """The module's deployment with its monitor and workers, which ask for schemas by way of `registry`."""
 
     deployment: Deployment
-    monitor: WorkerProcess
-    workers: WorkerProcess
-    said: list[Path] = field(default_factory=list)
+    registry: WrongRegistry
+
+    def __post_init__(self) -> None:
+        self.start_monitor()
+        self.start_workers()
 
     @property
     def home(self) -> Path:
@@ -90,8 +94,8 @@ class Line:
     def start_monitor(self, **variables: str) -> None:
         self.monitor = faults.start_monitor(self.deployment, **variables)
 
-    def start_workers(self, **variables: str) -> None:
-        self.workers = self.deployment.start_worker(**SUPERVISED, **variables)  # type: ignore[arg-type]
+    def start_workers(self) -> None:
+        self.workers = self.deployment.start_worker(**SUPERVISED, UPWELL_REGISTRY_URL=self.registry.url)  # type: ignore[arg-type]
 
     def says(self, *words: str) -> None:
         """What the workers' log says."""
@@ -158,10 +162,10 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
             deployment.environment |= {"UPWELL_HOME": str(home), "UPWELL_CONNECT_SECRETS_FILE": ""}
             as_carrier(deployment, home, "first")
             faults.capture(deployment)
-            made = Line(deployment, faults.start_monitor(deployment), None)  # type: ignore[arg-type]
-            made.start_workers()
-            made.settled()
-            yield made
+            with WrongRegistry(deployment.environment["UPWELL_REGISTRY_URL"]) as registry:
+                made = Line(deployment, registry)
+                made.settled()
+                yield made
     finally:
         local.down(home)
         shutil.rmtree(home, ignore_errors=True)
@@ -187,40 +191,37 @@ def as_carrier(deployment: Deployment, home: Path, password: str) -> None:
 
 def test_offsets_that_are_set_back_and_a_registry_that_is_wrong(line: Line) -> None:
     """The group's offsets mean nothing; the sink's, set back under running workers, bring all again for nothing."""
-    deployment = line.deployment
-    line.settled()
+    deployment, registry = line.deployment, line.registry
     with deployment.source() as source, deployment.sink() as sink:
         assert line.workers.stop() == 0
+        again = one(sink, DUPLICATES, line.topic)
         _forget_offsets(line)
-        with WrongRegistry(deployment.environment["UPWELL_REGISTRY_URL"]) as registry:
-            source.execute("UPDATE shop.content SET body = 'while the registry was wrong' WHERE id = 2")
-            line.start_workers(UPWELL_REGISTRY_URL=registry.url)
-            line.says(f"registry at {registry.url} does not give schema", "(status 404)")
-            for registry.answer, said in (
-                ((500, b"{}"), "(status 500)"),
-                ((200, b"<html>"), "JSONDecodeError"),
-                ((200, b'{"schema": 1}'), "(status 200)"),
-            ):
-                line.says(said)
-            assert one(sink, LETTERS) == 0
-            registry.passing, registry.delay_seconds = True, 1.0
-            line.settled()
-            assert one(sink, LETTERS) == 0
-        assert one(sink, DUPLICATES, line.topic) == 0, "the group's offsets were looked at"
+        registry.passing = False
+        source.execute("UPDATE shop.content SET body = 'while the registry was wrong' WHERE id = 2")
+        line.start_workers()
+        line.says(f"registry at {registry.url} does not give schema", "(status 404)")
+        for registry.answer, said in (
+            ((500, b"{}"), "(status 500)"),
+            ((200, b"<html>"), "JSONDecodeError"),
+            ((200, b'{"schema": "null"}'), f"has no schema of topic {line.topic}"),
+        ):
+            line.says(said)
+        registry.passing, registry.delay_seconds = True, 1.0
+        line.settled()
+        registry.delay_seconds = 0.0
+        assert one(sink, LETTERS) == 0
+        assert one(sink, DUPLICATES, line.topic) == again, "the group's offsets were looked at"
 
-        before, taken_in = (
-            sink.execute(ALL).fetchall(),
-            one(sink, "SELECT sum(next_offset) FROM upwell.position"),
-        )
-        encoded = one(sink, "SELECT sum(value) FROM upwell.counter WHERE name = 'chunks_encoded'")
+        before, encoded = sink.execute(ALL).fetchall(), one(sink, ENCODED)
         sink.execute("UPDATE upwell.position SET next_offset = 0 WHERE topic = %s", [line.topic])
         source.execute("UPDATE shop.content SET body = 'once more' WHERE id = 1")
         line.says("another owner, or a restored sink; a restart begins at the sink's")
         line.settled()
-        ends = sum(end for end in line.kafka.end_offsets([line.topic]).values())
-        assert one(sink, DUPLICATES, line.topic) >= ends - 2
+        sent = sum(line.kafka.end_offsets([line.topic]).values())
+        assert one(sink, DUPLICATES, line.topic) >= again + sent - 2
         assert sink.execute(ALL).fetchall() == before
-    del taken_in, encoded
+        until(lambda: one(sink, ENCODED) >= encoded + 1, SEEN, "the one change is counted")
+        assert one(sink, ENCODED) == encoded + 1
 
 
 def _forget_offsets(line: Line) -> None:

@@ -19,6 +19,7 @@ SCHEMA = (200, json.dumps({"schema": '"long"'}).encode())
 @pytest.fixture
 async def wrong() -> AsyncIterator[tuple[WrongRegistry, Registry]]:
     with WrongRegistry("") as server:
+        server.passing = False
         registry = Registry(server.url, timeout_seconds=0.5)
         yield server, registry
         await registry.close()
@@ -58,10 +59,10 @@ async def test_one_that_knows_no_schema_of_the_topic_is_another(
     wrong: tuple[WrongRegistry, Registry],
 ) -> None:
     server, registry = wrong
-    server.answer = SCHEMA
+    server.answer, server.subjects = SCHEMA, (200, b"[1]")
     await registry.schema(7)
     await registry.check_topic("shop_1.shop.content")
-    server.answer = (404, b"{}")
+    server.answer = server.subjects = (404, b"{}")
     said = "has no schema of topic shop_1.shop.content .* it is not the one that Connect writes to"
     with pytest.raises(RegistryUnavailable, match=said):
         await registry.check_topic("shop_1.shop.content")
