@@ -29,7 +29,7 @@ def test_nobody_is_needed(deployment: Deployment) -> None:
     _spoilt_load(deployment)
     monitor = start_monitor(deployment, UPWELL_MONITOR_REBUILD="true")
     with running(deployment) as worker, deployment.sink() as sink:
-        until(lambda: one(sink, COMPLETE) == 0, 60, "every table is read and complete")
+        until(lambda: one(sink, COMPLETE) == 0, 120, "every table is read and complete")
         equal(deployment)
         said = monitor.log.read_text()
         assert "nobody follows the load of content" in said
