@@ -325,13 +325,15 @@ def test_records_that_kafka_removed_and_a_slot_that_was_moved(line: Line) -> Non
 
         with psycopg.connect(deployment.source_dsn) as owner:
             owner.execute("LOCK TABLE shop.content IN ACCESS EXCLUSIVE MODE")
-            rebuilt = threading.Thread(target=deployment.upwell, args=("connector", "rebuild"))
+            rebuilt = threading.Thread(
+                target=deployment.upwell, args=("connector", "rebuild"), kwargs={"seconds": SEEN}
+            )
             rebuilt.start()
             held = (
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND wait_event_type = 'Lock' AND application_name LIKE 'Debezium%%'"
+                "AND wait_event_type = 'Lock' AND (application_name = 'upwell' OR application_name LIKE 'Debezium%%')"
             )
-            until(lambda: one(source, held) > 0, SEEN, "the load waits for a lock")
+            until(lambda: one(source, held) > 0, SEEN, "the rebuild waits for a lock")
             owner.commit()
         rebuilt.join()
     line.settled()
