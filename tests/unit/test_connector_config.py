@@ -127,3 +127,10 @@ def test_settings_that_are_not_ours_are_named_and_never_shown() -> None:
     assert other_settings(ours, elsewhere) == [], "the path is that of the machine that has applied it"
     assert other_settings(ours, {**ours, "password": "in clear"}) == ["password"]
     assert other_settings(ours, {"a": "0", "b": "2", "c": "3", "password": ours["password"]}) == ["a", "c"]
+
+
+def test_h31_the_heartbeat_commits_at_the_source() -> None:
+    """H31. A row carries the commit before its own: on an idle source only another commit has the canary's stored."""
+    rendered = CONFIG.render()
+    assert rendered["heartbeat.action.query"] == HEARTBEAT_QUERY
+    assert rendered["heartbeat.interval.ms"] == "2000"

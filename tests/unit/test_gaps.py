@@ -57,6 +57,7 @@ def seen(*answers: dict[str, Any], canary: int | None = 57) -> Callable[..., dic
 def test_what_is_a_gap(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], stored: dict[str, int], begun: bool, said: str
 ) -> None:
+    """H26, H27, H28."""
     monkeypatch.setattr(gaps, "first", seen({**FINE, **changed}))
     monkeypatch.setattr(gaps, "FLUSH_SECONDS", 0.0)
     found = gaps.find_gap(
