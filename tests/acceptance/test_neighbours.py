@@ -263,9 +263,9 @@ def test_a_connector_that_others_change_and_a_source_that_locks_and_lets_nobody_
 
     with deployment.source() as source:
         source.execute("DROP TABLE upwell.heartbeat")
-        line.sees("STALE", "Connect task 0 FAILED", 'relation "upwell.heartbeat" does not exist')
+        # Debezium tries again for ever, and its task says RUNNING meanwhile.
+        line.sees("STALE", "replication stands still though the connector runs")
     deployment.upwell("migrate", "source")
-    until(lambda: "is restarted: it FAILED" in line.monitor.log.read_text(), SEEN, "restarted by the monitor")
     line.settled()
 
 
