@@ -36,14 +36,29 @@ class Registry:
             known = self._known[schema_id] = await self._fetch(schema_id)
         return known
 
+    async def check_topic(self, topic: str) -> None:
+        """As the port says."""
+        status, _ = await self._get(f"/subjects/{quote(f'{topic}-value', safe='')}/versions")
+        if status == 200:
+            return
+        self._known.clear()
+        raise RegistryUnavailable(
+            f"registry at {self._url} has no schema of topic {topic} (status {status}): it is not the one that "
+            f"Connect writes to"
+        )
+
     async def _fetch(self, schema_id: int) -> str:
+        return _schema_text(self._url, schema_id, *await self._get(f"/schemas/ids/{schema_id}"))
+
+    async def _get(self, path: str) -> tuple[int, object]:
+        """Status, and body where it is 200."""
         if self._session is None:
             self._session = self._new_session()
         try:
-            async with self._session.get(f"{self._url}/schemas/ids/{schema_id}") as response:
+            async with self._session.get(self._url + path) as response:
                 _check_let_in(self._url, response.status)
                 body = await response.json(content_type=None) if response.status == 200 else {}
-                return _schema_text(self._url, schema_id, response.status, body)
+                return response.status, body
         except aiohttp.ClientConnectorCertificateError as error:
             raise _untrusted(self._url) from error
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:

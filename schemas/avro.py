@@ -73,6 +73,16 @@ def projection(schema_json: str, exclude: Collection[str]) -> Reader:
     return Reader(fastavro.parse_schema(envelope), fastavro.parse_schema(reader), _converters(kept, known))
 
 
+def is_of_topic(schema_json: str, topic: str) -> bool:
+    """Whether a schema has the name that Debezium gives the keys and values of a topic. Not of what is no schema."""
+    try:
+        schema = loads(schema_json)
+        name = _full_name(schema["name"], schema.get("namespace", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return name in {f"{topic}.Key", f"{topic}.Value", f"{topic}.Envelope"}
+
+
 def key_reader(schema_json: str) -> Reader:
     """Read a message key. Raises IncompatibleSchema if it is no Avro schema or no record."""
     key, known = _parsed(schema_json)

@@ -16,14 +16,21 @@ import structlog
 
 from connectors.debezium.naming import Naming
 from connectors.encoder import TokenChunker
-from connectors.kafka import TopicFacts
+from connectors.kafka import Kafka, TopicFacts
 from connectors.postgres.capture_state import CaptureState, Deployment
 from connectors.postgres.source import connect_source
 from connectors.postgres.source_schema import placeholder
 from connectors.postgres.store import PostgresStore
 from connectors.registry import Registry
 from schemas.envelope import Decoder
-from schemas.errors import LineageMismatch, MigrationNeeded, ModelHung, Retry, SettingsError
+from schemas.errors import (
+    KafkaUnavailable,
+    LineageMismatch,
+    MigrationNeeded,
+    ModelHung,
+    Retry,
+    SettingsError,
+)
 from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
 from schemas.template import Template
@@ -104,7 +111,7 @@ async def _run(
     settings: Settings, load: Callable[[str], Encoder], on_stopping: Callable[[int], None]
 ) -> None:
     slot = worker_slot(settings)
-    topics, started_for = await asyncio.to_thread(lineage_topics, settings)
+    topics, recorded, started_for = await asyncio.to_thread(lineage_topics, settings)
     settings = _captured_only(settings, [collection for collection, _ in topics.values()])
     secret = await asyncio.to_thread(_placeholder, settings)
     store = await PostgresStore.open(
@@ -158,6 +165,9 @@ async def _run(
             on_stopping=on_stopping,
             vitals=vitals,
             read_ends=partial(read_ends, neighbours.kafka(settings, timeout=ENDS_SECONDS), sorted(topics)),
+            check_topics=partial(
+                check_recorded, neighbours.kafka(settings, timeout=ENDS_SECONDS), recorded, running=True
+            ),
         )
         await Worker(parts).run()
     finally:
@@ -195,9 +205,11 @@ def _placeholder(settings: Settings) -> str:
         return placeholder(connection, settings.name)
 
 
-def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Deployment]:
-    """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11); and what a worker that
-    serves them is started for.
+def lineage_topics(
+    settings: Settings,
+) -> tuple[dict[str, tuple[str, int]], dict[str, TopicFacts], Deployment]:
+    """Topic -> (collection, lineage) of the newest lineage, checked against the broker (H11); what is recorded of them;
+    and what a worker that serves them is started for.
 
     A collection that is in the spec and not captured yet waits for `upwell migrate`: it keeps no other from going on.
     Raises MigrationNeeded if none is captured, LineageMismatch if a topic is not the one that was created.
@@ -218,10 +230,22 @@ def lineage_topics(settings: Settings) -> tuple[dict[str, tuple[str, int]], Depl
         log.warning("not captured yet: run `upwell migrate`", collection=wanted.pop(topic), topic=topic)
     if naming.topic(CANARY_TABLE) in recorded:
         wanted[naming.topic(CANARY_TABLE)] = CANARY
-    found = neighbours.kafka(settings).describe(list(wanted))
-    for topic in wanted:
-        check_topic(topic, recorded[topic], found.get(topic))
-    return {topic: (collection, lineage[0]) for topic, collection in wanted.items()}, started_for
+    recorded = {topic: recorded[topic] for topic in wanted}
+    check_recorded(neighbours.kafka(settings), recorded)
+    served = {topic: (collection, lineage[0]) for topic, collection in wanted.items()}
+    return served, recorded, started_for
+
+
+def check_recorded(kafka: Kafka, recorded: Mapping[str, TopicFacts], *, running: bool = False) -> None:
+    """Raise LineageMismatch unless each topic is the recorded one, KafkaUnavailable.
+
+    To a `running` worker one that is not there is only away: it cannot read it, so it cannot misread it.
+    """
+    found = kafka.describe(list(recorded))
+    for topic, then in recorded.items():
+        if running and topic not in found:
+            raise KafkaUnavailable(f"topic {topic} is not there")
+        check_topic(topic, then, found.get(topic))
 
 
 def check_topic(topic: str, recorded: TopicFacts, found: TopicFacts | None) -> None:

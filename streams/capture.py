@@ -23,7 +23,7 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict
 
-from connectors.debezium.config import ConnectorConfig
+from connectors.debezium.config import ConnectorConfig, other_settings
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
@@ -176,10 +176,9 @@ class Capture:
         it. `begun` as `find_gap` has it.
         """
         return (
-            find_gap(self.source, self.connect, self.naming, begun=begun)
+            self.gap(begun=begun)
             or lost_topic(self.state, self.kafka, self.naming.lineage)
             or self._removed()
-            or next(iter(self.state.gaps(self.naming.lineage)), "")
         )
 
     def _removed(self) -> str:
@@ -196,8 +195,11 @@ class Capture:
         if missing:
             raise SettingsError(f"{missing[0]} is not in the publication yet: run `upwell migrate source`")
 
-    def ensure_connector(self) -> None:
-        """Apply the config and wait until the connector runs and its slot exists."""
+    def ensure_connector(self, *, restart: bool = False) -> None:
+        """Apply the config and wait until the connector runs and its slot exists.
+
+        `restart` also one that runs with this config: it has read its password when it started.
+        """
         config = self.config().render()
         self.connect.validate(config)
         known = self.connect.config(self.naming.connector)
@@ -207,8 +209,16 @@ class Capture:
                 self.connect.delete_offsets(self.naming.connector)
         if self.connect.apply(config):
             self.progress(f"connector {self.naming.connector} {'applied' if known is None else 'changed'}")
+        elif restart and known is not None:
+            self.connect.restart(self.naming.connector, only_failed=False)
+            self.progress(f"connector {self.naming.connector} restarted: its user or password was changed")
         self.connect.resume(self.naming.connector)
         self._running()
+
+    def other_settings(self) -> list[str]:
+        """Settings with which the connector runs and that are not ours; none where there is no connector."""
+        running = self.connect.config(self.naming.connector)
+        return [] if running is None else other_settings(self.config().render(), running)
 
     def stop(self) -> None:
         """A task that still runs with the old table list would read a signal for a new table and drop it."""
@@ -242,11 +252,16 @@ class Capture:
         slot = first(self.source, "slot", {"slot": self.naming.slot})
         return slot is not None and bool(slot["ready"])
 
+    def gap(self, *, begun: bool) -> str:
+        """What is lost in this lineage, also what can no longer be seen; `begun` as for `find_gap`."""
+        known, canary = self.state.gaps(self.naming.lineage), self.state.canary_read(self.naming.lineage)
+        found = find_gap(self.source, self.connect, self.naming, begun=begun, canary=canary)
+        return found or next(iter(known), "")
+
     def refuse_gap(self) -> None:
         """Raise GapFound if changes are lost: a start from here would hide it."""
         loads = self.state.loads(list(self.settings.collections)).values()
-        begun = any(load.state != INCOMPLETE for load in loads)
-        gap = find_gap(self.source, self.connect, self.naming, begun=begun)
+        gap = self.gap(begun=any(load.state != INCOMPLETE for load in loads))
         if gap:
             raise GapFound(f"{gap}; run `upwell connector rebuild`")
 
@@ -333,12 +348,12 @@ def secrets_file(settings: Settings) -> Path:
     return Path(settings.connect.secrets_file or settings.home / "connect" / f"{settings.name}.properties")
 
 
-def write_secrets(settings: Settings) -> None:
+def write_secrets(settings: Settings) -> bool:
     """Put user and password of source and registry into our own secrets file, mode 0600; a given file is not
-    touched.
+    touched. Whether the file was there and is another one now.
     """
     if settings.connect.secrets_file:
-        return
+        return False
     dsn, path = conninfo_to_dict(settings.source.dsn), secrets_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     values: dict[str, object] = {
@@ -350,11 +365,13 @@ def write_secrets(settings: Settings) -> None:
     registry = settings.registry.access()
     if registry.username:
         values |= {"registry_user": registry.username, "registry_password": registry.password}
-    lines = (f"{key}={_property(str(value))}\n" for key, value in values.items())
+    text = "".join(f"{key}={_property(str(value))}\n" for key, value in values.items())
+    before = path.read_text(encoding="ascii") if path.exists() else text
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.writelines(lines)
+        file.write(text)
     new.replace(path)
+    return before != text
 
 
 def _property(value: str) -> str:
@@ -403,8 +420,7 @@ def bring_up(capture: Capture, *, load: bool) -> None:
     capture.ensure_publication()
     capture.ensure_topics()
     capture.refuse_gap()
-    write_secrets(capture.settings)
-    capture.ensure_connector()
+    capture.ensure_connector(restart=write_secrets(capture.settings))
     capture.drop_ended_slots()
     if load:
         loading(capture).run()

@@ -232,3 +232,9 @@ class SchemaRegistry(Protocol):
     async def schema(self, schema_id: int) -> str:
         """The Avro schema as JSON text. Raises RegistryUnavailable (also for an id not known yet)."""
         ...
+
+    async def check_topic(self, topic: str) -> None:
+        """Raise RegistryUnavailable unless a schema of the topic's values is registered: else it is another registry,
+        and what it has given before is forgotten.
+        """
+        ...

@@ -19,6 +19,7 @@ from connectors.postgres.source import connect_source, first
 from schemas.errors import UpwellError
 from schemas.readings import BlockedReading
 from streams import neighbours
+from streams.capture import opened
 from streams.freshness.forecast import Forecast, forecast_of
 from streams.freshness.report import Report, build_report
 from streams.gaps import find_gap
@@ -50,7 +51,7 @@ class Facts:
     """What was seen. A neighbour that did not answer is None, and its error is in `errors` under its name.
 
     `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection. `gap`: why
-    changes are lost, "" if none are. `forecasts`: by collection.
+    changes are lost, "" if none are. `other_settings`: of the connector, that are not ours. `forecasts`: by collection.
     """
 
     report: Report | None
@@ -59,6 +60,7 @@ class Facts:
     slot: Slot | None
     ahead: Mapping[str, int] | None
     gap: str = ""
+    other_settings: Sequence[str] = ()
     blocked: Sequence[BlockedReading] = ()
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +96,15 @@ def look(settings: Settings) -> Facts:
     ask("registry", neighbours.blocking_registry(settings).answers)
     ahead = ask("kafka", lambda: _ahead(settings, naming)) if naming is not None else None
     gap = ask("connect", lambda: _gap(settings, naming, report)) if naming is not None else None
-    return Facts(report, lineage, connector, slot, ahead, gap or "", blocked, forecasts, errors)
+    others: Sequence[str] = ()
+    if connector is not None and not errors:
+        others = ask("connect", lambda: _other_settings(settings)) or ()
+    return Facts(report, lineage, connector, slot, ahead, gap or "", others, blocked, forecasts, errors)
+
+
+def _other_settings(settings: Settings) -> Sequence[str]:
+    with opened(settings, lambda line: None) as capture:
+        return capture.other_settings()
 
 
 def _report(settings: Settings) -> Report:
@@ -127,8 +137,11 @@ def _slot(settings: Settings, naming: Naming | None) -> Slot | None:
 def _gap(settings: Settings, naming: Naming, report: Report | None) -> str:
     loads = [] if report is None else [found.load for found in report.collections.values()]
     begun = any(load.state != INCOMPLETE for load in loads)
+    with CaptureState.open(settings.sink.dsn) as state:
+        known, canary = state.gaps(naming.lineage), state.canary_read(naming.lineage)
     with connect_source(settings.source.dsn) as connection:
-        return find_gap(connection, neighbours.connect(settings), naming, begun=begun)
+        found = find_gap(connection, neighbours.connect(settings), naming, begun=begun, canary=canary)
+    return found or next(iter(known), "")
 
 
 def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:
@@ -173,6 +186,11 @@ def _capture(facts: Facts) -> Iterator[Finding]:
     elif connector is not None and not connector.running:
         state = connector.connector if connector.connector != "RUNNING" else f"task {connector.task}"
         yield Finding(f"connector {connector.name}: {state}", "run `upwell connector apply`")
+    if connector is not None and facts.other_settings:
+        yield Finding(
+            f"connector {connector.name} runs with other settings than ours: {', '.join(facts.other_settings)}",
+            "run `upwell connector apply`, which gives it ours",
+        )
     if slot is not None and (slot.behind_bytes or 0) > MUCH_WAL_BYTES:
         kept = (slot.behind_bytes or 0) / 1024**3
         yield Finding(

@@ -19,7 +19,15 @@ from aiohttp.web import AppRunner
 from faust.types import AppT
 
 from schemas.change import TopicPartition
-from schemas.errors import DeploymentChanged, MigrationNeeded, PositionConflict, UpwellError
+from schemas.errors import (
+    DeploymentChanged,
+    GapFound,
+    LineageMismatch,
+    MigrationNeeded,
+    PositionConflict,
+    Retry,
+    UpwellError,
+)
 from schemas.sink import GenerationInfo
 from streams.embed.recipes import RecipeBook
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
@@ -44,7 +52,8 @@ class Parts:
     """What `app.py` wires for a worker. Recipes and intakes are made when model and loop are there.
 
     `generations`: those that are fed, as the start found them. `read_ends`: ends and log starts of our topics, for
-    `vitals`; it blocks. `on_stopping` is told once, with the exit code to come,
+    `vitals`; it blocks. `check_topics` raises LineageMismatch if one of them is no longer the one that was created, and
+    KafkaUnavailable; it blocks, too. `on_stopping` is told once, with the exit code to come,
     before anything is waited for.
     """
 
@@ -59,6 +68,7 @@ class Parts:
     on_stopping: Callable[[int], None] = lambda exit_code: None
     vitals: Vitals = field(default_factory=Vitals)
     read_ends: Callable[[], Ends] = lambda: Ends({}, {})
+    check_topics: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +146,14 @@ class Worker:
         return runner
 
     async def _look_often(self, app: AppT) -> None:
-        """What waits for us in Kafka, and how far we are, for `vitals`."""
+        """What waits for us in Kafka, and how far we are, for `vitals`; and whether its offsets still mean the same."""
         while True:
             ends: Ends | None = None
+            with contextlib.suppress(Retry):
+                try:
+                    await asyncio.to_thread(self._parts.check_topics)
+                except LineageMismatch as error:
+                    self._on_fatal(error)
             with contextlib.suppress(UpwellError):
                 ends = await asyncio.to_thread(self._parts.read_ends)
             await self._look_for_a_restore()
@@ -201,8 +216,8 @@ class Worker:
 
     def _on_fatal(self, error: BaseException) -> None:
         """Remember the first fatal error and stop; a consequence of stopping is none."""
-        if isinstance(error, MigrationNeeded):
-            # It was all there at the start: the next start finds out whether it still is.
+        if isinstance(error, MigrationNeeded | GapFound):
+            # It was all there at the start, or will be after a rebuild: the next start finds out.
             error = DeploymentChanged(f"{error}; this worker starts again")
         if self._fatal is None and not isinstance(error, Stopping | asyncio.CancelledError):
             self._fatal = error
@@ -215,10 +230,18 @@ class Worker:
         self._stop.set()
 
     async def _read_positions(self, partitions: frozenset[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The sink's positions of newly assigned partitions; waits for the sink, as nothing can be read without."""
+        """The sink's positions of newly assigned partitions; waits for the sink, as nothing can be read without.
+
+        A topic with more partitions has its keys elsewhere: they would be taken for older ones than those there (H11).
+        """
         topics = sorted({at.topic for at in partitions})
+
+        async def read() -> Mapping[TopicPartition, int]:
+            await asyncio.to_thread(self._parts.check_topics)
+            return await self._parts.store.positions(topics)
+
         found = await persist(
-            lambda: self._parts.store.positions(topics),
+            read,
             should_stop=self._stop.is_set,
             deadline_seconds=self._parts.settings.worker.retry_deadline_seconds,
             where="positions",

@@ -5,6 +5,7 @@ No secret is in it: user and password are references that Connect's file provide
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -144,6 +145,19 @@ class ConnectorConfig:
         if self.excluded:
             config["column.exclude.list"] = ",".join(_pattern(column) for column in self.excluded)
         return config
+
+
+def other_settings(ours: Mapping[str, str], running: Mapping[str, str]) -> list[str]:
+    """Names of the settings that differ, also of those that only one has. Never a value: it may be a secret.
+
+    Where both are references to a file it is the same secret: the path is that of the machine that has applied it.
+    """
+
+    def same(name: str) -> bool:
+        here, there = ours.get(name), running.get(name)
+        return here == there or bool(here and there and here.startswith("${") and there.startswith("${"))
+
+    return sorted(name for name in ours.keys() | running.keys() if not same(name))
 
 
 def _pattern(qualified: str) -> str:

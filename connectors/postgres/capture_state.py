@@ -199,6 +199,10 @@ class CaptureState:
         """Lost changes that a monitor saw only once, in words."""
         return [row["reason"] for row in self._rows("gaps", {"lineage": lineage})]
 
+    def canary_read(self, lineage: int) -> int | None:
+        """The last canary that a monitor has read in a lineage."""
+        return next((row["number"] for row in self._rows("canary_read", {"lineage": lineage})), None)
+
     def record_topic(self, lineage: int, topic: str, collection: str | None, facts: TopicFacts) -> None:
         parameters = {"topic": topic, "lineage": lineage, "collection": collection}
         self._execute(

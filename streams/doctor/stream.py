@@ -15,9 +15,15 @@ from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
 from connectors.registry import BlockingRegistry
-from schemas.errors import ConnectUnavailable, LineageMismatch, RegistryUnavailable, SettingsError
+from schemas.errors import (
+    ConnectUnavailable,
+    LineageMismatch,
+    RegistryUnavailable,
+    SettingsError,
+    UpwellError,
+)
 from streams import neighbours
-from streams.capture import check_topics, secrets_file
+from streams.capture import check_topics, opened, secrets_file
 from streams.doctor.core import Check, Questions, Verdict, ask_all, fail, line_of, not_yet, ok, skipped, warn
 from streams.doctor.known import Known
 from streams.settings import Settings
@@ -267,10 +273,16 @@ def judge_worker_settings(
 
 
 def _connector(found: Connect, settings: Settings, known: Known) -> Verdict:
-    return judge_connector(found.status(Naming(settings.name, 1).connector), known)
+    others: Sequence[str] = ()
+    if known.lineage is not None:
+        # Of a source or sink that is away their own checks tell.
+        with contextlib.suppress(UpwellError), opened(settings, lambda line: None) as capture:
+            others = capture.other_settings()
+    return judge_connector(found.status(Naming(settings.name, 1).connector), known, others)
 
 
-def judge_connector(status: ConnectorStatus, known: Known) -> Verdict:
+def judge_connector(status: ConnectorStatus, known: Known, others: Sequence[str] = ()) -> Verdict:
+    """`others`: settings with which it runs and that are not ours."""
     name = status.name
     if status.connector == "ABSENT":
         if known.lineage is not None:
@@ -282,6 +294,11 @@ def judge_connector(status: ConnectorStatus, known: Known) -> Verdict:
         return fail(f"{name} FAILED: {status.cause}", "mend the cause, then run `upwell connector restart`")
     if not status.running:
         return fail(f"{name} is {status.connector}, its task {status.task}", "run `upwell connector apply`")
+    if others:
+        return warn(
+            f"{name} runs with other settings than ours: {', '.join(others)}",
+            "run `upwell connector apply`, which gives it ours",
+        )
     return ok(f"{name} RUNNING")
 
 

@@ -33,7 +33,7 @@ from streams.capture import lost_topic
 from streams.freshness.rounds import Ends, Rounds
 from streams.freshness.supervision import Restarts
 from streams.freshness.verdict import Connector, Neighbour
-from streams.gaps import find_gap
+from streams.gaps import fallen_back, find_gap
 from streams.loads import read_ends
 from streams.settings import Settings
 
@@ -57,7 +57,8 @@ class Sights:
 
     `naming`: of the newest lineage, None before the first. `source_clock`: the source's clock at a moment of ours.
     `canary_read`: next offset and last number of the canary's topic. `topics`: whose end offsets are wanted.
-    `begun`: whether a table was read in this lineage, so that a slot must exist.
+    `begun`: whether a table was read in this lineage, so that a slot must exist. `gap`: what is seen lost now;
+    `missing`: what was found lost first.
     """
 
     rounds: Rounds = field(default_factory=Rounds)
@@ -81,6 +82,13 @@ class Sights:
         with self.lock:
             self.events.append({"at": datetime.now(UTC).isoformat(), "text": text})
         log.info(text)
+
+    def lose(self, gap: str) -> None:
+        """Changes are lost, also once nothing shows it any more, until the next lineage. Nothing if `gap` is ""."""
+        with self.lock:
+            if gap and not self.missing:
+                self.missing = gap
+                self.tell(f"changes are lost: {gap}")
 
     def now_at_source(self, now: float) -> datetime | None:
         """The source's clock at a moment of ours."""
@@ -156,16 +164,19 @@ class SourceProbe:
         if naming is None:
             first(connection, "wal_position")
             return
+        sights = self._sights
+        with sights.lock:
+            seen = None if sights.canary_read is None else sights.canary_read[1]
         begun = time.monotonic()
-        row = first(connection, "beat")
+        row = first(connection, "beat", {"seen": seen or 0})
         ended = time.monotonic()
         slot = first(connection, "slot_state", {"slot": naming.slot})
         assert row is not None
-        sights = self._sights
         with sights.lock:
             sights.source_clock = (row["now"], (begun + ended) / 2)
             sights.slot = slot
             if sights.naming == naming:
+                sights.lose(fallen_back(seen, row["number"] - 1))
                 sights.rounds.begin(row["number"], row["at"], begun)
 
     def _connected(self) -> Connection:
@@ -208,7 +219,7 @@ class CanaryProbe:
                 last = sights.canary_read
                 if last is not None and event.offset == last[0] and event.number > last[1] + 1:
                     place = f"{naming.topic(CANARY_TABLE)} before offset {event.offset}"
-                    sights.missing = f"canary {last[1] + 1} is missing in {place}"
+                    sights.lose(f"canary {last[1] + 1} is missing in {place}")
                 number = event.number if last is None else max(event.number, last[1])
                 sights.canary_read = (event.offset + 1, number)
                 if event.lsn is not None:
@@ -280,20 +291,24 @@ class GapProbe:
 
     def look(self) -> None:
         with self._sights.lock:
-            naming, begun = self._sights.naming, self._sights.begun
+            naming, begun, read = self._sights.naming, self._sights.begun, self._sights.canary_read
         if naming is None:
             return
         with connect_source(self._settings.source.dsn) as source:
             source.execute("SET statement_timeout = '5s'")
-            gap = find_gap(source, self._connect, naming, begun=begun)
+            gap = find_gap(
+                source, self._connect, naming, begun=begun, canary=None if read is None else read[1]
+            )
+        topic = ""
         if not gap:
             with CaptureState.open(self._settings.sink.dsn) as state:
-                gap = lost_topic(state, self._kafka, naming.lineage)
+                topic = lost_topic(state, self._kafka, naming.lineage)
         with self._sights.lock:
             if self._sights.naming == naming:
-                if gap and gap != self._sights.gap:
-                    self._sights.tell(f"changes are lost: {gap}")
-                self._sights.gap = gap
+                self._sights.lose(gap)
+                if topic and topic != self._sights.gap:
+                    self._sights.tell(f"changes are lost: {topic}")
+                self._sights.gap = gap or topic
 
 
 def probes(settings: Settings, sights: Sights) -> dict[str, Probe]:

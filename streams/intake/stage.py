@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
+from schemas.avro import is_of_topic
 from schemas.change import Change, JsonValue, TopicPartition, Undecodable
 from schemas.envelope import Decoder, RawMessage
 from schemas.errors import Blocked, ColumnRetyped, RecordRejected, UpwellError
@@ -84,7 +85,7 @@ class Intake:
 
     async def _decode(self, message: RawMessage) -> Change | Undecodable:
         for schema_id in self._decoder.needs_schema(message.key, message.value):
-            schema = await self._persist(partial(self._registry.schema, schema_id), message)
+            schema = await self._persist(partial(self._schema, schema_id, message.at.topic), message)
             self._decoder.learn(schema_id, schema)
         try:
             return self._decoder.decode(message)
@@ -99,6 +100,15 @@ class Intake:
         if change.origin.snapshot:  # read again it would lack the same: a column that Debezium leaves out
             raise error
         return change
+
+    async def _schema(self, schema_id: int, topic: str) -> str:
+        """A schema of something else may be a stray record's. But if the registry has none of the topic, it is another
+        registry, by which no record could be read.
+        """
+        schema = await self._registry.schema(schema_id)
+        if not is_of_topic(schema, topic):
+            await self._registry.check_topic(topic)
+        return schema
 
     async def _commit(self, events: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
         """Write a batch; an event that the sink refuses or that is blocked is found by halving.

@@ -235,6 +235,17 @@ def test_the_canary_is_found_by_a_search(canary: FreshnessStore, connection: psy
     assert found.cosine == pytest.approx(0.9939, abs=1e-4)
 
 
+def test_a_canary_of_an_ended_lineage_is_none(
+    canary: FreshnessStore, connection: psycopg.Connection[Any]
+) -> None:
+    """After a restore of the source the next numbers are below it."""
+    embedded(connection, "canary of upwell, number 57", "[1, 0, 0, 0]")
+    connection.execute("INSERT INTO upwell.lineage VALUES (2, 'shop_2')")
+    assert canary.find_canary().number == 0
+    connection.execute("UPDATE upwell.record_canary SET _lineage = 2")
+    assert canary.find_canary().number == 57
+
+
 def test_a_canary_of_another_direction_is_no_canary(
     canary: FreshnessStore, connection: psycopg.Connection[Any]
 ) -> None:

@@ -264,7 +264,7 @@ def test_the_secrets_file_has_what_is_referred_to(settings: Callable[..., Settin
         REGISTRY_USERNAME="somebody",
         REGISTRY_PASSWORD="hunter3",
     )
-    write_secrets(given)
+    assert not write_secrets(given), "it is new"
     path = secrets_file(given)
     lines = dict(line.split("=", 1) for line in path.read_text().splitlines())
     assert lines == {
@@ -275,6 +275,8 @@ def test_the_secrets_file_has_what_is_referred_to(settings: Callable[..., Settin
         "registry_password": "hunter3",
     }
     assert path.stat().st_mode & 0o777 == 0o600
+    assert not write_secrets(given)
+    assert write_secrets(settings(SOURCE_DSN="host=db user=me password=another")), "it is another password"
 
 
 # What nobody sees

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from connectors.debezium.config import CONNECTOR_CLASS, HEARTBEAT_QUERY, ConnectorConfig
+from connectors.debezium.config import CONNECTOR_CLASS, HEARTBEAT_QUERY, ConnectorConfig, other_settings
 from connectors.debezium.naming import Naming
 from connectors.postgres.source_schema import TABLES
 from schemas.errors import SettingsError
@@ -118,6 +118,15 @@ def test_two_deployments_never_share_a_prefix() -> None:
 def test_the_heartbeat_writes_to_a_table_that_the_migration_makes() -> None:
     assert "upwell.heartbeat (id, at)" in HEARTBEAT_QUERY
     assert "upwell.heartbeat (id int PRIMARY KEY, at timestamptz" in TABLES["heartbeat"]
+
+
+def test_settings_that_are_not_ours_are_named_and_never_shown() -> None:
+    ours = {"a": "1", "b": "2", "password": "${file:/home/one.properties:password}"}
+    assert other_settings(ours, ours) == []
+    elsewhere = {**ours, "password": "${file:/srv/one.properties:password}"}
+    assert other_settings(ours, elsewhere) == [], "the path is that of the machine that has applied it"
+    assert other_settings(ours, {**ours, "password": "in clear"}) == ["password"]
+    assert other_settings(ours, {"a": "0", "b": "2", "c": "3", "password": ours["password"]}) == ["a", "c"]
 
 
 def test_h31_the_heartbeat_commits_at_the_source() -> None:

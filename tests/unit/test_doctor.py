@@ -159,6 +159,7 @@ JUDGED: Final[dict[str, tuple[Verdict | Iterator[Verdict], list[str]]]] = {
     "no provider": (judge_worker_settings({"tasks.max": ["Invalid value ${file:/f:user}"]}, "o", "/f"), ["FAIL", "ok"]),
     "no overrides": (judge_worker_settings({"o": ["The override policy forbids it"]}, "o", "/f"), ["ok", "FAIL"]),
     "connector": (judge_connector(RUNNING, KNOWN), ["ok"]),
+    "connector of others": (judge_connector(RUNNING, KNOWN, ["skipped.operations"]), ["warn"]),
     "connector not yet": (judge_connector(ConnectorStatus("c", "ABSENT", "ABSENT"), Known()), ["not yet"]),
     "connector gone": (judge_connector(ConnectorStatus("c", "ABSENT", "ABSENT"), KNOWN), ["FAIL"]),
     "connector unknown": (judge_connector(ConnectorStatus("c", "ABSENT", "ABSENT"), AWAY), ["skipped"]),

@@ -14,7 +14,7 @@ from schemas.envelope import Decoder, RawMessage
 from schemas.errors import IncompatibleSchema, RegistryUnavailable, UnresolvedPlaceholder
 from schemas.spec import CollectionSpec
 from schemas.template import text_hash
-from tests.fixtures.envelope import COLUMNS, Made, encode, envelope_message, key_schema, logical
+from tests.fixtures.envelope import COLUMNS, COMMITTED_US, Made, encode, envelope_message, key_schema, logical
 
 HOLE = "__upwell_0123456789abcdef__"
 Header: TypeAlias = tuple[str, bytes | None]
@@ -95,6 +95,22 @@ def test_commit_time_in_milliseconds_where_there_is_no_better() -> None:
     assert change(envelope_message(ROW, ts_us=None)).origin.committed_at == COMMITTED.replace(
         microsecond=123000
     )
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_connects_clock_changes_nothing_but_when_it_says_to_have_sent(hours: int) -> None:
+    """The envelope's times and the record's are Connect's; the commit's is the source's."""
+    row = {"id": 1, "title": "tea"}
+    off = COMMITTED_US + hours * 3_600_000_000
+    right, wrong = envelope_message(row), envelope_message(row, connect_us=off)
+    shifted = replace(raw(wrong), timestamp_seconds=off / 1_000_000)
+    found = decoder()
+    for schema_id, schema in wrong.schemas.items():
+        found.learn(schema_id, schema)
+    made = found.decode(shifted)
+    assert isinstance(made, Change)
+    assert made.kafka_at is not None
+    assert replace(made, kafka_at=None) == replace(change(right), kafka_at=None)
 
 
 def test_a_delete_and_its_tombstone() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -17,8 +18,9 @@ from connectors.postgres.freshness import BlockedSeen, CanaryFound, CollectionSe
 from schemas.change import TopicPartition
 from schemas.errors import SourceUnavailable
 from schemas.freshness import State
+from streams.freshness import probes
 from streams.freshness.evaluation import Evaluator, load_progress
-from streams.freshness.probes import CanaryProbe, Probe, Sights
+from streams.freshness.probes import CanaryProbe, GapProbe, Probe, Sights, SourceProbe
 from streams.freshness.rounds import Ends
 from streams.freshness.summaries import Summary
 from streams.freshness.verdict import Neighbour
@@ -186,6 +188,46 @@ def test_a_number_that_is_missing_is_a_lost_change(canary: tuple[CanaryProbe, Si
     topic.events = [CanaryEvent(4, 9, 30), CanaryEvent(5, 11, 50)]
     probe.look()
     assert sights.missing == "canary 10 is missing in upwell_1.upwell.canary before offset 5"
+
+
+@pytest.mark.parametrize(
+    ("number", "missing"), [(9, ""), (8, "fell back from 8 to 7"), (3, "fell back from 8 to 2")]
+)
+def test_a_source_whose_canary_falls_back_was_restored(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int, missing: str
+) -> None:
+    sights = Sights(canary_read=(4, 8))
+    Evaluator(settings, sights).follow(1)
+    sights.canary_read = (4, 8)
+    probe = SourceProbe(settings, sights)
+    probe._connection = cast(Any, object())
+    asked: list[Any] = []
+
+    def first(connection: object, query: str, of: Any) -> dict[str, Any]:
+        asked.append(of)
+        return {"number": number, "at": AT, "now": AT}
+
+    monkeypatch.setattr(probes, "first", first)
+    probe.look()
+    assert missing in sights.missing
+    assert bool(sights.missing) is bool(missing)
+    assert asked[0] == {"seen": 8}, "a row that is made anew goes on above it"
+
+
+def test_what_was_found_lost_stays_so_when_nothing_shows_it_any_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sights = Sights()
+    Evaluator(settings, sights).follow(1)
+    monkeypatch.setattr(probes, "connect_source", lambda dsn: MagicMock())
+    monkeypatch.setattr(probes, "lost_topic", lambda *_: "")
+    monkeypatch.setattr(probes, "CaptureState", MagicMock())
+    probe = GapProbe(settings, sights)
+    for found in ("slot s was moved past what the connector has stored", ""):
+        monkeypatch.setattr(probes, "find_gap", lambda *_, found=found, **__: found)
+        probe.look()
+    assert (sights.gap, sights.missing) == ("", "slot s was moved past what the connector has stored")
+    assert len(sights.events) == 1, "said once"
 
 
 def test_what_another_monitor_has_read_counts(canary: tuple[CanaryProbe, Sights, Topic]) -> None:

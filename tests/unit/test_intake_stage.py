@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -74,12 +74,18 @@ class FakeRegistry:
 
     schemas: dict[int, str] = field(default_factory=dict)
     absences: int = 0
+    others: Sequence[dict[int, str]] = ()
 
     async def schema(self, schema_id: int) -> str:
         if self.absences:
             self.absences -= 1
             raise RegistryUnavailable("away")
-        return self.schemas[schema_id]
+        return self.others[0][schema_id] if self.others else self.schemas[schema_id]
+
+    async def check_topic(self, topic: str) -> None:
+        if self.others:
+            self.others = self.others[1:]
+            raise RegistryUnavailable(f"no schema of topic {topic}")
 
 
 class BlockedDecoder(Decoder):
@@ -208,6 +214,18 @@ async def test_a_registry_that_is_away_is_waited_for() -> None:
     line.registry.absences = 2
     await line.intake.take_in([line.row(1, "tea")])
     assert line.live == {"[1]": "tea"}
+
+
+async def test_another_registry_drains_nothing_into_dead_letters() -> None:
+    """It gives a schema for every id, and none is of this topic."""
+    line = Line()
+    rows = [line.row(1, "tea"), line.row(2, "milk")]
+    long = dict.fromkeys(line.registry.schemas, '"long"')
+    line.registry.others = [long, long, dict.fromkeys(long, "no schema")]
+    await line.intake.take_in(rows)
+    assert line.live == {"[1]": "tea", "[2]": "milk"}
+    assert not line.sink.dead
+    assert line.vitals.retries["intake"] == 3
 
 
 async def test_a_row_that_the_sink_refuses_is_found_by_halving() -> None:

@@ -87,6 +87,10 @@ WRONG: Mapping[str, tuple[Facts, str]] = {
         facts(connector=ConnectorStatus("upwell-shop", "RUNNING", "UNASSIGNED")),
         "upwell connector apply",
     ),
+    "connector upwell-shop runs with other settings than ours: skipped.operations, table.include.list": (
+        facts(other_settings=["skipped.operations", "table.include.list"]),
+        "upwell connector apply",
+    ),
     "changes are lost: slot upwell_shop_1 is gone": (
         replace(facts(slot=None), gap="slot upwell_shop_1 is gone"),
         "upwell connector rebuild",

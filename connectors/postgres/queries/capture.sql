@@ -63,6 +63,10 @@ SELECT topic, topic_id, partitions FROM upwell.topic WHERE lineage = %(lineage)s
 -- Lost changes that were seen only once.
 SELECT reason FROM upwell.gap WHERE lineage = %(lineage)s ORDER BY found_at;
 
+-- name: canary_read
+-- The last canary that a monitor has read.
+SELECT number FROM upwell.canary_seen WHERE lineage = %(lineage)s;
+
 -- name: record_topic
 -- A topic as it was created; never overwritten.
 INSERT INTO upwell.topic (topic, lineage, collection, topic_id, partitions)

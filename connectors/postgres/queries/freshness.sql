@@ -105,13 +105,14 @@ SELECT number, model FROM upwell.generation WHERE collection = 'canary' AND stat
 
 -- name: find_canary
 -- A real search with the vector that is stored, through the function that applications use, and how near what it finds is
--- to the first canary of the generation.
+-- to the first canary of the generation. One of an ended lineage is none: a restored source counts below it again.
 SELECT s.chunk_text, s.score, 1 - (s.embedding <=> r.embedding::vector),
        CASE WHEN s.embedded_at >= s.source_committed_at -- else the row is already of the next one
             THEN extract(epoch FROM s.embedded_at - s.source_committed_at)::float8 END,
        extract(epoch FROM clock_timestamp() - s.embedded_at)::float8
   FROM upwell.search_canary(%(model)s, (SELECT embedding FROM upwell.canary LIMIT 1), 1) s
   LEFT JOIN upwell.canary_reference r ON r.generation = %(generation)s
+ WHERE EXISTS (SELECT FROM upwell.record_canary c WHERE c._lineage = (SELECT max(number) FROM upwell.lineage))
 
 -- name: keep_reference
 INSERT INTO upwell.canary_reference (generation, embedding)

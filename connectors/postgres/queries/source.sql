@@ -112,7 +112,7 @@ SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
  WHERE slot_name = %(slot)s AND database = current_database() AND NOT active;
 
 -- name: lost_position
--- What the source says of a slot and of its own log, positions in bytes. Read before the connector's stored position.
+-- What the source says of a slot and of its own log, positions in bytes.
 SELECT s.slot_name IS NOT NULL AS there, coalesce(s.wal_status, '') AS wal_status,
        (s.confirmed_flush_lsn - '0/0')::bigint AS confirmed, (pg_current_wal_lsn() - '0/0')::bigint AS wal_end
   FROM (VALUES (1)) one
@@ -122,12 +122,18 @@ SELECT s.slot_name IS NOT NULL AS there, coalesce(s.wal_status, '') AS wal_statu
 -- The end of the write-ahead log, in bytes as `source.lsn` counts them.
 SELECT (pg_current_wal_lsn() - '0/0')::bigint AS lsn;
 
+-- name: canary_number
+-- The last canary's.
+SELECT CASE WHEN nonce ~ '^[0-9]{1,18}$' THEN nonce::bigint END AS number FROM upwell.canary WHERE id = 1;
+
 -- name: beat
 -- The next canary. Its row is locked, so the numbers are in the order of commits, whoever else beats; the clock is read
--- before the row is in the write-ahead log.
-INSERT INTO upwell.canary AS c (id, nonce, at) VALUES (1, '1', clock_timestamp())
+-- before the row is in the write-ahead log. A row that is gone is made anew with a number above those that were seen, so
+-- that only a restored source goes back.
+INSERT INTO upwell.canary AS c (id, nonce, at) VALUES (1, (%(seen)s + 1)::text, clock_timestamp())
 ON CONFLICT (id) DO UPDATE
-   SET nonce = CASE WHEN c.nonce ~ '^[0-9]{1,18}$' THEN (c.nonce::bigint + 1)::text ELSE '1' END, at = clock_timestamp()
+   SET nonce = (CASE WHEN c.nonce ~ '^[0-9]{1,18}$' THEN c.nonce::bigint ELSE %(seen)s END + 1)::text,
+       at = clock_timestamp()
 RETURNING nonce::bigint AS number, at, clock_timestamp() AS now;
 
 -- name: placeholder
