@@ -14,7 +14,7 @@ import psycopg
 
 from connectors.debezium.naming import Naming
 from connectors.postgres.capture_state import COMPLETE, CaptureState, connect_sink
-from connectors.postgres.comparison import SinkRows, SourceRows, compared
+from connectors.postgres.comparison import Compared, SinkRows, SourceRows, compared
 from connectors.postgres.mending import Documents, Mending, standing, workers
 from connectors.postgres.source import connect_source, inspect_tables
 from schemas.errors import RoundIncomplete, SettingsError
