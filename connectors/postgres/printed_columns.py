@@ -16,12 +16,6 @@ from psycopg import sql
 from connectors.postgres.source import SourceColumn
 
 _TEXT: Final = "{}::text"
-#: As an ISO interval has them: what Debezium sends is microseconds, a month being 30.4375 days.
-_MICROSECONDS: Final = (
-    "(extract(year FROM {0}) * 31557600000000 + extract(month FROM {0}) * 2629800000000"
-    " + extract(day FROM {0}) * 86400000000 + extract(hour FROM {0}) * 3600000000"
-    " + extract(minute FROM {0}) * 60000000 + extract(second FROM {0}) * 1000000)::bigint::text"
-)
 #: As schemas/values.py has it: numbers that no float holds are text, zeros at the end of a fraction are not kept, and
 #: what is nested too deeply is a text as a whole.
 _JSON: Final = (
@@ -42,7 +36,7 @@ _PLAIN: Final = frozenset(
             "timestamp without time zone",
             "timestamp with time zone",
         ),
-        *("bytea", "bit", "inet", "cidr", "macaddr", "macaddr8"),
+        *("bytea", "bit", "inet", "cidr", "macaddr", "macaddr8", "interval"),
     }
 )
 _ELEMENTS: Final = frozenset(
@@ -54,7 +48,7 @@ _ELEMENTS: Final = frozenset(
 #: Types of extensions that are sent as the text that they print.
 _TEXT_LIKE: Final = frozenset({"citext", "ltree"})
 #: Types whose canonical key is `to_jsonb` of the value, or its text for a number with a fraction.
-_KEYS: Final = _PLAIN - {"bit"}
+_KEYS: Final = _PLAIN - {"bit", "interval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,6 @@ def printed(column: SourceColumn, foreign_type: str | None) -> Printed | None:
         "double precision": (declared, cast, "({} + '0')::text"),
         "money": ("numeric", "{}::numeric", "trim_scale({})::text"),  # whatever lc_monetary says
         "time with time zone": (declared, cast, "({} AT TIME ZONE 'UTC')::text"),
-        "interval": (declared, cast, _MICROSECONDS),
         "json": ("jsonb", "{}::jsonb", _JSON),
         "jsonb": (declared, cast, _JSON),
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.debezium.snapshot import re_read
@@ -27,6 +27,8 @@ from streams.reconcile.vectors import needs_vector
 #: Keys of one signal: its condition is a text of them.
 RE_READ: Final = 100
 POLL_SECONDS: Final = 0.1
+#: How a note of one begins (connectors/postgres/queries/reconcile.sql).
+DEAD_LETTER: Final = "open dead letter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,11 @@ class Repair:
         for at in range(0, len(differences), RE_READ):
             batch = differences[at : at + RE_READ]
             self._ask(batch)
-            answered = self._answered(batch)
-            self.comparison.mending.forget(answered)
-            done += len(answered)
+            moved, heard = self._answered(batch)
+            self.comparison.mending.forget(heard)
+            done += len(moved)
             self.comparison.progress(f"{done} of {len(differences)} keys are taken in again")
-            if len(answered) < len(batch):
+            if len(heard) < len(batch):
                 break
         return done
 
@@ -107,14 +109,21 @@ class Repair:
                 [dict(zip(at.key_columns, json.loads(each.key), strict=True)) for each in batch],
             )
 
-    def _answered(self, batch: Sequence[Difference]) -> list[Difference]:
-        """Those that are in another version before the deadline."""
+    def _answered(self, batch: Sequence[Difference]) -> tuple[list[Difference], list[Difference]]:
+        """Those that are in another version before the deadline, and with them those of which only a new dead letter
+        came.
+        """
+        keys, sink = [each.key for each in batch], self.comparison.sink
+        known = {each.key: set(each.notes) for each in batch}
+        moved: list[Difference] = []
 
-        def moved() -> list[Difference]:
-            now = self.comparison.sink.read([each.key for each in batch])
-            return [each for each in batch if not now[each.key].is_still(each.stored)]
+        def heard() -> list[Difference]:
+            now = sink.read(keys)
+            moved[:] = [each for each in batch if not now[each.key].is_still(each.stored)]
+            failed = {key for key, notes in sink.notes(keys).items() if _letters(notes) - known[key]}
+            return [each for each in batch if each in moved or each.key in failed]
 
-        return self._until(moved, lambda found: len(found) == len(batch))
+        return moved, self._until(heard, lambda found: len(found) == len(batch))
 
     def _until(
         self, look: Callable[[], list[Difference]], done: Callable[[list[Difference]], bool]
@@ -160,7 +169,13 @@ class Repair:
         ]
 
     def _leave(self, differences: Iterable[Difference]) -> None:
-        left = self.comparison.report.left
-        for each in differences:
+        """With what is known to be open of each: a dead letter may be why it stays."""
+        left, listed = self.comparison.report.left, list(differences)
+        notes = self.comparison.sink.notes([each.key for each in listed]) if listed else {}
+        for each in listed:
             if each.key not in {other.key for other in left.get(each.kind, [])}:
-                left.setdefault(each.kind, []).append(each)
+                left.setdefault(each.kind, []).append(replace(each, notes=tuple(notes.get(each.key, ()))))
+
+
+def _letters(notes: Iterable[str]) -> set[str]:
+    return {note for note in notes if note.startswith(DEAD_LETTER)}

@@ -98,8 +98,8 @@ async def test_equal_rows_are_equal_whatever_the_sessions_say(
 DAMAGES: Final = {
     "DELETE FROM upwell.record_content WHERE _key = '[1]'": {"[1]": "missing"},
     "UPDATE upwell.record_content SET _deleted = true, _row = NULL WHERE _key = '[2]'": {"[2]": "missing"},
-    "INSERT INTO upwell.record_content (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, _taken_in_at, id) "
-    "VALUES ('[9]', '{\"id\": 9}', '', 1, 9, false, true, now(), 9)": {"[9]": "extra"},
+    "INSERT INTO upwell.record_content (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, _taken_in_at, "
+    "id) VALUES ('[9]', '{\"id\": 9}', '', 1, 9, false, true, now(), 9)": {"[9]": "extra"},
     "UPDATE upwell.record_content SET _row = _row || '{\"title\": \"\"}' WHERE _key = '[3]'": {
         "[3]": "stale"
     },
