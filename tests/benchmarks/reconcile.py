@@ -46,6 +46,10 @@ INSERT INTO upwell.record_content (_key, _row, _text_hash, _lineage, _offset, _d
 SELECT '[' || id || ']', to_jsonb(r) || jsonb_build_object('price', price::text), '', 1, id, false, false, now(), id,
        title, published, price, tags, updated_at FROM ({rows}) AS r
 """
+VECTORS: Final = """
+INSERT INTO upwell.embedding_content_g1
+SELECT _key, 0, '', '', '[1,0,0,0]', now() FROM upwell.record_content
+"""
 SCAN: Final = {
     "source": "SELECT count(*), sum(length(t::text)) FROM shop.content t",
     "sink": "SELECT count(*), sum(length(_row::text)) FROM upwell.record_content",
@@ -101,7 +105,11 @@ def fill(server: Server, rows: int) -> tuple[str, str]:
             connection, [layout("content", tuple(c for c in layout().metadata if c.name in METADATA))]
         )
         connection.execute(RECORDS.format(rows=made).encode())
-        connection.execute("VACUUM ANALYZE upwell.record_content")
+        connection.execute(
+            "DROP INDEX upwell.embedding_content_g1_hnsw"
+        )  # hours to build, and read by no query here
+        connection.execute(VECTORS)
+        connection.execute("VACUUM ANALYZE upwell.record_content, upwell.embedding_content_g1")
     return source, sink
 
 

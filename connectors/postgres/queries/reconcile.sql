@@ -5,7 +5,7 @@
 -- The same values print the same on both sides. A long read may take its time, and is no transaction that writes.
 SELECT set_config(name, value, false) FROM (VALUES
        ('TimeZone', 'UTC'), ('DateStyle', 'ISO, MDY'), ('IntervalStyle', 'postgres'), ('extra_float_digits', '1'),
-       ('bytea_output', 'hex'), ('statement_timeout', '0'), ('jit', 'off')) AS s(name, value)
+       ('bytea_output', 'hex'), ('statement_timeout', '0'), ('jit', 'off'), ('cursor_tuple_fraction', '1')) AS s(name, value)
 
 -- name: source_columns
 -- What the columns really are: an enum, or a type of an extension, is text in the sink.
