@@ -3,7 +3,7 @@
 UPWELL := .venv/bin/upwell
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup demo up down test unit check lock
+.PHONY: help setup demo up down test unit mutations check lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,14 @@ down: setup ## Stop what `make up` started; what was stored stays
 	@$(UPWELL) down
 
 test: check ## Every rung of the tests but benchmarks, on the real components
-	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser tests/mutations
 	@$(PYTEST) tests/integration tests/acceptance
 
 unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property
+
+mutations: setup ## Take out each guard in turn: a named test must fail
+	@.venv/bin/python -m tests.mutations
 
 check: setup ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff check .

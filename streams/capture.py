@@ -16,7 +16,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,8 +34,9 @@ from schemas.errors import ConnectUnavailable, GapFound, LineageMismatch, Settin
 from schemas.spec import CollectionSpec
 from streams import neighbours
 from streams.completion import Completion
+from streams.freshness.rounds import Reflected, lost
 from streams.gaps import find_gap
-from streams.loads import Loading
+from streams.loads import Loading, read_ends
 from streams.settings import Settings
 
 Progress = Callable[[str], None]
@@ -99,6 +100,19 @@ class Capture:
     connect: Connect
     progress: Progress
 
+    def alone(self) -> Capture:
+        """The same in the lineage that is the newest once nobody else applies, rebuilds or follows a load.
+
+        Nobody will, until this connection to the sink ends.
+        """
+        told = False
+        while not self.state.try_capturing():
+            if not told:
+                told = True
+                self.progress("waits: another `connector apply` or `rebuild`, or the monitor, is at it")
+            time.sleep(POLL_SECONDS)
+        return replace(self, naming=lineage_of(self.state, self.settings))
+
     def topics(self) -> dict[str, tuple[int, str | None]]:
         """Every topic of the lineage: partitions, and the collection it feeds."""
         service: dict[str, tuple[int, str | None]] = {
@@ -151,15 +165,23 @@ class Capture:
                 f"or delete the topics {self.naming.topic_prefix}.*"
             )
 
-    def lost_topics(self) -> bool:
-        """Whether a recorded topic is no longer the one that was created."""
-        recorded = self.state.topics(self.naming.lineage)
-        found = self.kafka.describe(list(recorded))
-        try:
-            check_topics(recorded, {topic: found.get(topic) for topic in recorded})
-        except LineageMismatch:
-            return True
-        return False
+    def lost(self, *, begun: bool) -> str:
+        """What this lineage has lost, in one line, "" if nothing: at the source, in Kafka, or as a monitor has recorded
+        it. `begun` as `find_gap` has it.
+        """
+        return (
+            find_gap(self.source, self.connect, self.naming, begun=begun)
+            or lost_topic(self.state, self.kafka, self.naming.lineage)
+            or self._removed()
+            or next(iter(self.state.gaps(self.naming.lineage)), "")
+        )
+
+    def _removed(self) -> str:
+        """Records that Kafka has removed before they were taken in (H23)."""
+        topics = [self.naming.topic(spec.table) for spec in self.settings.collections.values()]
+        ends = read_ends(self.kafka, topics)
+        found = (lost(ends, Reflected(topic, self.state.positions(topic))) for topic in topics)
+        return next((each for each in found if each), "")
 
     def ensure_publication(self) -> None:
         missing = unpublished(
@@ -273,16 +295,28 @@ def _ssl(dsn: Mapping[str, object]) -> dict[str, str]:
 
 def check_topics(recorded: Mapping[str, TopicFacts], found: Mapping[str, TopicFacts | None]) -> None:
     """Raise LineageMismatch unless every recorded topic is still the one that was created (H11)."""
+    wrong = _not_as_recorded(recorded, found)
+    if wrong:
+        raise LineageMismatch(f"{wrong}; {REBUILD}")
+
+
+def lost_topic(state: CaptureState, kafka: Kafka, lineage: int) -> str:
+    """The first recorded topic of a lineage that is no longer the one that was created, and why; "" if all are."""
+    recorded = state.topics(lineage)
+    found = kafka.describe(list(recorded))
+    return _not_as_recorded(recorded, {topic: found.get(topic) for topic in recorded})
+
+
+def _not_as_recorded(recorded: Mapping[str, TopicFacts], found: Mapping[str, TopicFacts | None]) -> str:
     for topic, now in found.items():
         then = recorded[topic]
         if now is None:
-            raise LineageMismatch(f"topic {topic} is gone: its changes are lost; {REBUILD}")
+            return f"topic {topic} is gone: its changes are lost"
         if now.topic_id != then.topic_id:
-            raise LineageMismatch(f"topic {topic} was deleted and made again; {REBUILD}")
+            return f"topic {topic} was deleted and made again"
         if now.partitions != then.partitions:
-            raise LineageMismatch(
-                f"topic {topic} has {now.partitions} partitions, not the recorded {then.partitions}; {REBUILD}"
-            )
+            return f"topic {topic} has {now.partitions} partitions, not the recorded {then.partitions}"
+    return ""
 
 
 def secrets_file(settings: Settings) -> Path:
@@ -337,7 +371,7 @@ def lineage_of(state: CaptureState, settings: Settings) -> Naming:
 def apply(settings: Settings, progress: Progress, *, load: bool = True) -> None:
     """All steps of this module's docstring up to 5; with `load`, until every table's scan has succeeded."""
     with opened(settings, progress) as capture:
-        bring_up(capture, load=load)
+        bring_up(capture.alone(), load=load)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Completion:
         behind = records_ahead(self.state, self.kafka, topic, ends)
         if not behind and load.truncated_meanwhile(self.naming.lineage):
             self.state.set_load(load.name, INCOMPLETE, {"reason": "truncated"})
-            return "truncated while it was being read; `upwell connector apply` reads it again"
+            return "truncated while it was being read; the monitor or `upwell connector apply` reads it again"
         return f"{behind} changes to take in" if behind else ""
 
     def _sweep(self, load: Load) -> str:

@@ -2,7 +2,8 @@
 
 The state is written before the signal is sent, and a signal is sent once per id: whoever is killed in
 between is continued, not repeated. A scan counts only if its own table's completion says SUCCEEDED or
-EMPTY (H24). How a scan becomes complete is in `streams/completion.py`.
+EMPTY (H24). A table that is truncated meanwhile is read again once its scan has ended (H8). How a scan becomes
+complete is in `streams/completion.py`.
 """
 
 from __future__ import annotations
@@ -57,11 +58,17 @@ class Loading:
     def run(self) -> None:
         """Request what is incomplete, go on with what is loading, return when every scan has succeeded."""
         self._check_known()
-        self.request(load.name for load in self._loads().values() if load.state == INCOMPLETE)
+        self._request_incomplete()
         self._send_again()
         if not self._open():
             return
         self.follow()
+
+    def _request_incomplete(self) -> None:
+        """What is to be read and of which no scan is under way."""
+        self.request(
+            load.name for load in self._open().values() if load.state == INCOMPLETE and not load.spoilt_scan
+        )
 
     def _loads(self) -> dict[str, Load]:
         return self.state.loads(list(self.tables))
@@ -104,7 +111,7 @@ class Loading:
         alone.
         """
         signals: dict[str, list[str]] = {}
-        for load in self._open().values():
+        for load in (each for each in self._open().values() if each.state == LOADING):
             signals.setdefault(str(load.detail["signal"]), []).append(self.tables[load.name])
         for signal, tables in signals.items():
             self.wait_settled(tables)
@@ -136,12 +143,13 @@ class Loading:
 
     def follow(self) -> None:
         """Read the notifications until no scan is open."""
-        start = min(int(load.detail["from"]) for load in self._open().values())
+        start = min(int(load.detail.get("from", 0)) for load in self._open().values())
         reader = self.read_notifications(self.naming.notifications_topic, start)
         looked = heard = time.monotonic()
         stalls = 0
         try:
             while self._open():
+                self._request_incomplete()
                 for notification in reader.poll(POLL_SECONDS):
                     heard, stalls = time.monotonic(), 0
                     self.take(notification)
@@ -179,10 +187,15 @@ class Loading:
         """What one notification means for the load of its table."""
         by_table = {self.tables[name]: load for name, load in self._open().items()}
         load = by_table.get(notification.table)
-        if load is None or notification.offset < int(load.detail["from"]) or not _of_a_load(notification):
+        if load is None or "from" not in load.detail or not _of_a_load(notification):
+            return
+        if notification.offset < int(load.detail["from"]):
             return
         if notification.kind == "IN_PROGRESS":
             self._tell(load.name, notification)
+        elif notification.ended and load.spoilt_scan:
+            self.state.set_load(load.name, INCOMPLETE, {"reason": "truncated"})
+            self.progress(f"{load.name} was truncated while it was being read: it is read again")
         elif notification.succeeded:
             self._scanned(load, notification)
         elif notification.ended:

@@ -21,7 +21,6 @@ from dataclasses import replace
 from connectors.debezium.naming import Naming
 from connectors.postgres.capture_state import COMPLETE
 from streams.capture import Capture, Progress, bring_up, opened
-from streams.gaps import find_gap
 from streams.settings import Settings
 
 
@@ -31,15 +30,20 @@ def rebuild(settings: Settings, progress: Progress, *, new_lineage: bool = False
     Raises what `connector apply` raises; then the lineage has begun, and the next run goes on.
     """
     with opened(settings, progress) as capture:
-        if capture.state.lineage() is None:
-            progress("nothing is captured yet: nothing can be lost")
-            wanted = capture
-        elif new_lineage or not _under_way(capture):
-            wanted = begin(capture)
-        else:
-            progress(f"lineage {capture.naming.lineage} is not complete yet: going on with it")
-            wanted = capture
-        bring_up(wanted, load=True)
+        rebuild_alone(capture.alone(), new_lineage=new_lineage)
+
+
+def rebuild_alone(capture: Capture, *, new_lineage: bool = False) -> None:
+    """As `rebuild`, of one that nobody else is at."""
+    if capture.state.lineage() is None:
+        capture.progress("nothing is captured yet: nothing can be lost")
+        wanted = capture
+    elif new_lineage or not _under_way(capture):
+        wanted = begin(capture)
+    else:
+        capture.progress(f"lineage {capture.naming.lineage} is not complete yet: going on with it")
+        wanted = capture
+    bring_up(wanted, load=True)
 
 
 def _under_way(capture: Capture) -> bool:
@@ -47,11 +51,7 @@ def _under_way(capture: Capture) -> bool:
     loads = capture.state.loads(list(capture.settings.collections)).values()
     if capture.naming.lineage == 1 or all(load.state == COMPLETE for load in loads):
         return False
-    begun = any(not load.rebuilding for load in loads)
-    return (
-        not find_gap(capture.source, capture.connect, capture.naming, begun=begun)
-        and not capture.lost_topics()
-    )
+    return not capture.lost(begun=any(not load.rebuilding for load in loads))
 
 
 def begin(capture: Capture) -> Capture:

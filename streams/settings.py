@@ -158,6 +158,9 @@ class MonitorSettings(Strict):
         ge=0,
         description="a FAILED connector is restarted after this, then after twice as long, ...; 0: never",
     )
+    rebuild: bool = Field(
+        False, description="`connector rebuild` is run by the monitor itself when changes are lost"
+    )
 
 
 class Settings(BaseSettings):

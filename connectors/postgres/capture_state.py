@@ -44,7 +44,8 @@ class Load:
     `detail` while loading: `signal` (its id), `from` (offset in the notifications topic), `asked_lsn`, `starts` (end
     offset of each partition before it was asked for); once the table's scan has succeeded also `rows`, `scanned_lsn`
     and `ends` (end offsets read after it); `settled` when those were read after the connector had stored that all of
-    the scan is in Kafka. `fence_lineage` and `fence_lsn`: the last truncate that was taken in.
+    the scan is in Kafka. While incomplete: `reason` (`truncated`, `rebuild`) and, of a scan that a truncate has spoilt
+    and that may still be under way, `from`. `fence_lineage` and `fence_lsn`: the last truncate that was taken in.
     """
 
     name: str
@@ -57,6 +58,16 @@ class Load:
     def scanned(self) -> bool:
         """Whether the whole table was read."""
         return self.state == COMPLETE or "ends" in self.detail
+
+    @property
+    def spoilt_scan(self) -> bool:
+        """Whether a scan may be under way that a truncate has made worthless: its end is waited for."""
+        return self.state == INCOMPLETE and "from" in self.detail
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was asked for once, and there is somebody to follow its scan, or to ask again."""
+        return self.state != COMPLETE and bool(self.detail)
 
     @property
     def rebuilding(self) -> bool:
@@ -184,6 +195,10 @@ class CaptureState:
         found = self._rows("topics", {"lineage": lineage})
         return {row["topic"]: TopicFacts(row["topic_id"], row["partitions"]) for row in found}
 
+    def gaps(self, lineage: int) -> list[str]:
+        """Lost changes that a monitor saw only once, in words."""
+        return [row["reason"] for row in self._rows("gaps", {"lineage": lineage})]
+
     def record_topic(self, lineage: int, topic: str, collection: str | None, facts: TopicFacts) -> None:
         parameters = {"topic": topic, "lineage": lineage, "collection": collection}
         self._execute(
@@ -206,6 +221,10 @@ class CaptureState:
     def is_scanned(self, names: Collection[str]) -> bool:
         """Whether any of these loads has only to be completed."""
         return bool(self._rows("scanned", {"names": list(names)})[0]["scanned"])
+
+    def try_capturing(self) -> bool:
+        """Whether this session, and no other, applies, rebuilds and follows loads from here on."""
+        return bool(self._rows("try_capturing")[0]["taken"])
 
     def try_pacing(self) -> bool:
         """Whether this session, and no other, has first loads paused and resumed."""

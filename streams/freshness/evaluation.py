@@ -20,12 +20,25 @@ from streams.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One collection as it is judged, with what it is judged by."""
+    """One collection as it is judged, with what it is judged by. `gap`: changes that are lost, in words."""
 
     verdict: Verdict
     standing: Standing
     seen: CollectionSeen
     watermark: datetime | None
+    gap: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One evaluation of all collections. `at`: our own seconds; `ahead_seconds`: the source's clock less the sink's."""
+
+    at: float
+    evaluated_at: datetime
+    sink: SinkSeen
+    canary: CanaryFound
+    judged: Mapping[str, Judged]
+    ahead_seconds: float
 
 
 @dataclass(slots=True)
@@ -104,7 +117,8 @@ class Evaluator:
                 sink=sink,
                 summary=summary,
             )
-            found[name] = Judged(judge(standing, pipeline), standing, seen, watermark)
+            gap = pipeline.gap or standing.lost
+            found[name] = Judged(judge(standing, pipeline), standing, seen, watermark, gap)
         return found
 
     def _pipeline(
@@ -121,6 +135,7 @@ class Evaluator:
             problems=[problem for worker in alive for problem in worker.problems],
             gap=next((gap for gap in gaps if gap), ""),
             round_seconds=self.settings.monitor.round_seconds,
+            rebuilds=self.settings.monitor.rebuild,
             up_seconds=now - self.begun,
         )
 
@@ -199,6 +214,8 @@ def load_progress(seen: CollectionSeen, lineage: int, waiting: int, eta_seconds:
     what = "rebuild" if lineage > 1 else "first load"
     rows = detail.get("rows")
     if seen.load_state == "incomplete":
+        if detail.get("reason") == "truncated":
+            return f"{what}: truncated while it was being read, it is read again"
         return f"{what}: its table is not asked for yet; run `upwell connector apply`"
     if not isinstance(rows, int):
         return f"{what}: its table is being read, {waiting} rows wait to be searchable"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.freshness import EVALUATION_SECONDS, State
-from streams.freshness.evaluation import Judged
-from streams.freshness.monitor import Evaluated, Monitor
+from streams.freshness.evaluation import Evaluated, Judged
+from streams.freshness.monitor import Monitor
 from streams.freshness.rounds import Round
 from streams.freshness.summaries import Summary
 from streams.freshness.verdict import Neighbour

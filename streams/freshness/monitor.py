@@ -12,8 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -21,12 +19,13 @@ from typing import Any, Final
 import psycopg
 import structlog
 
-from connectors.postgres.freshness import CanaryFound, Evaluation, FreshnessStore, SinkSeen
+from connectors.postgres.freshness import Evaluation, FreshnessStore, SinkSeen
 from connectors.postgres.history import add_verdicts
 from connectors.postgres.migrate import check_schema
 from schemas.errors import Halt, SettingsError, UpwellError
 from schemas.freshness import CANARY, State
-from streams.freshness.evaluation import Evaluator, Judged
+from streams.freshness.evaluation import Evaluated, Evaluator, Judged
+from streams.freshness.healing import Healing
 from streams.freshness.probes import Probe, Sights, open_sink, probes
 from streams.freshness.summaries import Summaries, keep
 from streams.settings import Settings
@@ -37,21 +36,10 @@ log = structlog.get_logger()
 SLOW_SECONDS: Final = 10.0
 RECORD_SECONDS: Final = 5.0
 HISTORY_SECONDS: Final = 600.0
+HEAL_SECONDS: Final = 3.0
 STOP_SECONDS: Final = 5.0
 #: An evaluation may take this part of the time.
 SHARE: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """One evaluation of all collections. `at`: our own seconds; `ahead_seconds`: the source's clock less the sink's."""
-
-    at: float
-    evaluated_at: datetime
-    sink: SinkSeen
-    canary: CanaryFound
-    judged: Mapping[str, Judged]
-    ahead_seconds: float
 
 
 class Monitor:
@@ -81,6 +69,8 @@ class Monitor:
         self._probes["summaries"] = Probe(
             "summaries", self.summaries.look, SLOW_SECONDS, self.summaries.reset
         )
+        healing = Healing(settings, lambda: self.last, self.sights.tell)
+        self._probes["healing"] = Probe("healing", healing.look, HEAL_SECONDS)
         self._probes["history"] = Probe("history", partial(keep, settings), HISTORY_SECONDS)
 
     def check(self) -> None:

@@ -21,6 +21,7 @@ from connectors.debezium.canary import CanaryTopic
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka
+from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.capture_state import open_sink as sink_connection
 from connectors.postgres.source import Connection, connect_source, first, open_source, source_errors
 from connectors.postgres.translate import sink_errors
@@ -28,6 +29,7 @@ from connectors.registry import BlockingRegistry
 from schemas.errors import UpwellError
 from schemas.freshness import CANARY_TABLE
 from streams import neighbours
+from streams.capture import lost_topic
 from streams.freshness.rounds import Ends, Rounds
 from streams.freshness.supervision import Restarts
 from streams.freshness.verdict import Connector, Neighbour
@@ -269,10 +271,11 @@ class KafkaProbe:
 
 
 class GapProbe:
-    """Whether the connector's place in the source's log is lost."""
+    """Whether the connector's place in the source's log is lost, or a topic is no longer the one that was created."""
 
     def __init__(self, settings: Settings, sights: Sights) -> None:
         self._settings, self._sights = settings, sights
+        self._kafka = neighbours.kafka(settings, timeout=CALL_SECONDS)
         self._connect = neighbours.connect(settings, timeout=(CALL_SECONDS, CALL_SECONDS))
 
     def look(self) -> None:
@@ -283,6 +286,9 @@ class GapProbe:
         with connect_source(self._settings.source.dsn) as source:
             source.execute("SET statement_timeout = '5s'")
             gap = find_gap(source, self._connect, naming, begun=begun)
+        if not gap:
+            with CaptureState.open(self._settings.sink.dsn) as state:
+                gap = lost_topic(state, self._kafka, naming.lineage)
         with self._sights.lock:
             if self._sights.naming == naming:
                 if gap and gap != self._sights.gap:

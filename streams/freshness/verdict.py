@@ -57,7 +57,9 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What all collections share. `round_seconds`: how often a round begins; `up_seconds`: of the monitor."""
+    """What all collections share. `round_seconds`: how often a round begins; `up_seconds`: of the monitor;
+    `rebuilds`: whether it rebuilds by itself.
+    """
 
     neighbours: Mapping[str, Neighbour]
     connector: Connector | None
@@ -67,6 +69,7 @@ class Pipeline:
     gap: str = ""
     round_seconds: float = 5.0
     up_seconds: float = 3600.0
+    rebuilds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +116,8 @@ def judge(standing: Standing, pipeline: Pipeline) -> Verdict:
         )
     gap = pipeline.gap or standing.lost
     if gap:
-        return Verdict(
-            State.STALE,
-            f"GAP, changes are lost: {gap}; run `upwell connector rebuild`; see RUNBOOK: gap",
-        )
+        step = "the monitor rebuilds it" if pipeline.rebuilds else "run `upwell connector rebuild`"
+        return Verdict(State.STALE, f"GAP, changes are lost: {gap}; {step}; see RUNBOOK: gap")
     if standing.load_state != "complete":
         trouble = next(_hindrances(standing, pipeline), "")
         progress = standing.progress or "its table is not loaded yet"

@@ -56,7 +56,7 @@ def slots(deployment: Deployment) -> list[str]:
 
 
 def test_a_dropped_slot_is_refused_and_rebuilt_without_ghosts(prepared: Deployment) -> None:
-    """Changes and deletes that nobody captured; the rebuild is killed in the middle and run again."""
+    """H28. Changes and deletes that nobody captured; the rebuild is killed in the middle and run again."""
     alone = prepared.start_worker("alone", **FAKE)  # type: ignore[arg-type]
     with running(prepared) as worker, prepared.source() as source, prepared.sink() as sink:
         until(lambda: all_searchable(prepared), 60, "searchable")

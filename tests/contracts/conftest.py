@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -15,10 +16,13 @@ from tests.contracts.server import Server, running
 from tests.contracts.sinks import FakeSink, PostgresSink, Sink, generation, layout
 from tests.fakes.store import FakeStore
 
-NUMBERS: Final = itertools.count(1)
+#: Ends of names of databases: others may use the same server.
+NUMBERS: Final = (f"{os.getpid()}_{number}" for number in itertools.count(1))
 
 
 def _migrated(server: Server) -> Server:
+    if server.has("migrated"):
+        return server
     dsn = server.create("migrated")
     with psycopg.connect(dsn, autocommit=True) as connection:
         migrate_sink(connection, [layout("content"), layout("customers")])

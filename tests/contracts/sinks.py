@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, LiteralString, NamedTuple, Protocol
 
 import psycopg
 
@@ -191,6 +193,20 @@ class PostgresSink:
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
             cursor = await connection.execute(query, parameters or None)
             return await cursor.fetchall() if cursor.description else []
+
+    async def waits(self, doing: asyncio.Future[Any] | Future[Any]) -> None:
+        """Until a session waits for a lock, as what is being done here should; it may not be done instead."""
+        query: LiteralString = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with (
+            asyncio.timeout(20),
+            await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection,
+        ):
+            while (await (await connection.execute(query)).fetchone() or (0,))[0] == 0:
+                assert not doing.done(), "it has waited for nobody"
+                await asyncio.sleep(0.01)
 
     async def chunks(self, key: str, number: int = 1) -> list[str]:
         table = f"upwell.embedding_content_g{number}"

@@ -324,7 +324,7 @@ async def test_what_a_worker_takes_in_meanwhile_wins(postgres: PostgresSink) -> 
             "VALUES ('[1]', '', 1, 9, true, true, now())"
         )
         replaying = asyncio.create_task(replay(postgres, number))
-        await _waiting(postgres)
+        await postgres.waits(replaying)
         await other.execute("UPDATE upwell.dead_letter SET closed_at = now(), closed_by = 'superseded'")
         await other.commit()
         done, (line,) = await replaying
@@ -338,22 +338,12 @@ async def test_whoever_closes_the_letter_first_has_won(postgres: PostgresSink) -
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
         await other.execute("UPDATE upwell.dead_letter SET closed_at = now(), closed_by = 'waived'")
         replaying = asyncio.create_task(replay(postgres, number))
-        await _waiting(postgres)
+        await postgres.waits(replaying)
         await other.commit()
         _, (line,) = await replaying
     assert line == f"dead letter {number} is closed already: waived"
     assert await postgres.alive() == [], "nothing of it was written"
     assert await audited(postgres) == []
-
-
-async def _waiting(sink: PostgresSink) -> None:
-    """Until some session waits for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    for _ in range(500):
-        if (await sink.rows(query))[0][0]:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
 
 
 # Replay of what could not be embedded
@@ -402,7 +392,7 @@ async def test_a_generation_that_is_dropped_while_its_text_is_looked_for(postgre
         )
         await other.execute("UPDATE upwell.generation SET state = 'dropped' WHERE collection = 'content'")
         replaying = asyncio.create_task(replay(postgres, number))
-        await _waiting(postgres)
+        await postgres.waits(replaying)
         await other.commit()
         _, (line,) = await replaying
     assert line.endswith("superseded: its row or its generation is gone")
@@ -414,7 +404,7 @@ async def test_a_row_that_is_deleted_while_its_text_is_looked_for(postgres: Post
     async with await psycopg.AsyncConnection.connect(postgres.dsn) as other:
         await other.execute("UPDATE upwell.record_content SET _deleted = true")
         replaying = asyncio.create_task(replay(postgres, number))
-        await _waiting(postgres)
+        await postgres.waits(replaying)
         await other.commit()
         _, (line,) = await replaying
     assert line.endswith("superseded: its row or its generation is gone")

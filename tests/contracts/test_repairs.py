@@ -111,6 +111,7 @@ async def test_a_row_of_a_load_is_no_answer_to_what_nobody_asked(doubtful: Postg
 
 
 async def test_a_record_that_moves_on_after_the_look_is_left_alone(doubtful: PostgresSink) -> None:
+    """H9."""
     with Repairs.alone(doubtful.dsn) as repairs:
         assert repairs is not None
         looked_for = repairs.wanted("content")
@@ -133,7 +134,7 @@ async def test_a_record_that_moved_on_is_left_alone(
 async def test_a_transaction_that_is_not_visible_yet_is_waited_for(
     doubtful: PostgresSink, source: psycopg.Connection[Any]
 ) -> None:
-    """Its events are sent once its commit is in the log, and with a synchronous standby that is seconds before."""
+    """H5, H9. Its events are sent once its commit is in the log: with a synchronous standby seconds before."""
     with psycopg.connect(source.info.dsn, dbname=source.info.dbname) as writer:
         (xid,) = writer.execute(
             "INSERT INTO shop.content VALUES (2, 'two') RETURNING xmin::text"

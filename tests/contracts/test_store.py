@@ -264,6 +264,7 @@ async def test_positions_are_compared_and_set(sink: Sink) -> None:
 
 @pytest.mark.parametrize("expected", [None, 1000, 1101])
 async def test_another_owner_writes_nothing(sink: Sink, expected: int | None) -> None:
+    """H21."""
     await take_in(sink.store, upto=1100)
     with pytest.raises(PositionConflict):
         await take_in(sink.store, change(1, 1100, "a"), expected=expected, upto=1101)
@@ -299,6 +300,7 @@ async def test_an_older_version_is_a_conflict_and_changes_nothing(sink: Sink) ->
 
 
 async def test_a_newer_lineage_wins_with_a_smaller_offset(sink: Sink) -> None:
+    """H11."""
     await take_in(sink.store, change(1, 900, "old"))
     await take_in(sink.store, change(1, 0, "new", lineage=2))
     with pytest.raises(Conflict):
@@ -341,6 +343,7 @@ async def test_decide_sees_records_markers_and_rows_where_asked(sink: Sink) -> N
 
 
 async def test_a_fence_removes_what_is_below_it_with_all_that_belongs_to_it(sink: Sink) -> None:
+    """H6, H8."""
     await take_in(
         sink.store,
         change(1, 1, "below", lsn=100),

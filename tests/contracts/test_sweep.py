@@ -47,6 +47,7 @@ async def _begin(sink: Sink) -> None:
 
 
 async def test_nothing_of_an_ended_lineage_is_taken_in(sink: Sink) -> None:
+    """H10, H11."""
     await take_in(sink.store, change(1, 5, "before"), upto=6)
     await _begin(sink)
     with pytest.raises(DeploymentChanged):
@@ -108,7 +109,7 @@ async def test_what_the_scan_did_not_bring_is_removed_with_all_that_belongs_to_i
 async def test_within_a_lineage_only_snapshot_rows_from_before_the_scan_are_unseen(
     postgres: PostgresSink, connection: psycopg.Connection[Any]
 ) -> None:
-    """What streaming wrote stays, though the scan's row of it was ignored (H5): its deletion would be streamed, too."""
+    """H24. What streaming wrote stays, though the scan's row of it was ignored (H5): its deletion is streamed, too."""
     other = TopicPartition(AT.topic, 1)
     await take_in(postgres.store, change(1, 5, "streamed", lsn=100), change(2, 5, "row", lane=Lane.BACKFILL))
     await take_in(postgres.store, change(3, 20, "row of the scan", lane=Lane.BACKFILL))

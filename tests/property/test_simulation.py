@@ -7,6 +7,7 @@ after an accepted delete. The model source and connector share no code with the 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from schemas.change import Change, Operation, Origin, TopicPartition, Undecodable, Version
-from schemas.errors import PositionConflict
+from schemas.errors import PositionConflict, UnusableVector
 from schemas.sink import (
     Claim,
     EmbedWrite,
@@ -48,6 +49,8 @@ COLLECTION: Final = "content"
 PARTITIONS: Final = 3
 KEYS: Final = 5
 CHUNK_KEYS: Final = 2
+#: Of the store: what a backup of the sink has.
+STORED: Final = ("fence", "records", "repairs", "position", "pending", "embedding", "dead", "embed_dead")
 TEXTS: Final = ("", "tea", "tea milk", "milk", "milk tea sugar")
 
 
@@ -426,8 +429,12 @@ class Scan:
 class Sent:
     """A record in the log: what upwell decodes, and where in the source's history it stands."""
 
-    change: Change
+    change: Change | Undecodable
     history: tuple[int, int]
+
+
+def row_of(sent: Sent) -> Mapping[str, Any] | None:
+    return sent.change.row if isinstance(sent.change, Change) else None
 
 
 def change_of(
@@ -453,7 +460,8 @@ class Connector:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.log: list[list[Sent]] = [[] for _ in range(PARTITIONS)]
+        self.lineage = 1
+        self.logs: dict[int, list[list[Sent]]] = {1: [[] for _ in range(PARTITIONS)]}
         self.commit, self.event = 0, 0
         self.slot = 0
         self.seeds: dict[int, int] = {}
@@ -464,6 +472,29 @@ class Connector:
         self.scanned: list[tuple[int, ...]] = []
         self.seen = 0
         self.hideable = 0
+
+    @property
+    def log(self) -> list[list[Sent]]:
+        """Partitions of the newest lineage."""
+        return self.logs[self.lineage]
+
+    @property
+    def topic(self) -> str:
+        return f"src{self.lineage}.public.content"
+
+    def rebuild(self) -> None:
+        """A new slot and new topics: what was not sent by now is never sent."""
+        self.lineage += 1
+        self.logs[self.lineage] = [[] for _ in range(PARTITIONS)]
+        self.slot = self.commit = len(self.source.commits)
+        self.event, self.seed, self.scan, self.chunks, self.scanned = 0, None, None, [], []
+
+    def poison(self, partition: int, key: int | None) -> None:
+        """Bytes that are no change, from whoever may write to the topic."""
+        log, text = self.log[partition], None if key is None else f"[{key}]"
+        version = Version(self.lineage, len(log))
+        at = TopicPartition(self.topic, partition)
+        log.append(Sent(Undecodable(at, version, text, b"k", b"v", (), "BadMagicByte", "odd", None), (-1, 0)))
 
     @property
     def idle(self) -> bool:
@@ -542,8 +573,8 @@ class Connector:
         """To the partition of the key; a truncate has none and goes to the first."""
         partition = 0 if change.key is None else int(change.key[1:-1]) % PARTITIONS
         log = self.log[partition]
-        at = TopicPartition("src1.public.content", partition)
-        log.append(Sent(replace(change, at=at, version=Version(1, len(log))), history))
+        at = TopicPartition(self.topic, partition)
+        log.append(Sent(replace(change, at=at, version=Version(self.lineage, len(log))), history))
 
     def crash(self, back: int, old: int) -> None:
         """Die and go on at the slot's commit. A slot ahead of the stored offset seeds `sequence[0]` anew (H4)."""
@@ -595,7 +626,8 @@ class Simulation(RuleBasedStateMachine):
         self.claimed: list[list[tuple[Cut, EmbedWrite | None]]] = [[], []]
         self.seen: dict[int, tuple[int, int]] = {}
         self.excused: set[int] = set()
-        self.loaded = self.spoilt = self.loading = False
+        self.loaded = self.spoilt = self.loading = self.unswept = False
+        self.backup: dict[str, Any] | None = None
 
     # the source
 
@@ -633,12 +665,25 @@ class Simulation(RuleBasedStateMachine):
     def crash_connector(self, back: int, old: int) -> None:
         self.connector.crash(back, old)
 
+    @rule()
+    def rebuild(self) -> None:
+        """The connector's place is lost (H10, H11, H28): the next lineage, whose load ends with a sweep."""
+        self.connector.rebuild()
+        self.positions, self.backup = {}, None
+        self.loading, self.loaded, self.spoilt, self.unswept = False, False, False, True
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), keyed=st.booleans())
+    def poison(self, partition: int, keyed: bool) -> None:
+        self.connector.poison(partition, partition if keyed else None)
+
     @precondition(lambda self: not self.connector.scanning and not self.loading)
     @rule()
     def start_load(self) -> None:
         self.loading, self.spoilt = True, False
+        # A new slot begins once all that was in the log before it is visible.
+        hideable = self.connector.slot if self.connector.lineage > 1 else 0
         self.connector.start(
-            [tuple(range(low, min(low + CHUNK_KEYS, KEYS))) for low in range(0, KEYS, CHUNK_KEYS)], 0
+            [tuple(range(low, min(low + CHUNK_KEYS, KEYS))) for low in range(0, KEYS, CHUNK_KEYS)], hideable
         )
 
     @precondition(lambda self: self.connector.chunks and self.connector.scan is None)
@@ -681,11 +726,13 @@ class Simulation(RuleBasedStateMachine):
         return any(self.position(number) < len(log) for number, log in enumerate(self.connector.log))
 
     def position(self, partition: int) -> int:
-        return self.store.position.get(TopicPartition("src1.public.content", partition), 0)
+        return self.store.position.get(TopicPartition(self.connector.topic, partition), 0)
 
-    def batch(self, partitions: Sequence[int], positions: Mapping[TopicPartition, int]) -> list[Change]:
+    def batch(
+        self, partitions: Sequence[int], positions: Mapping[TopicPartition, int]
+    ) -> list[Change | Undecodable]:
         """Messages as they arrive: in order within a partition, the partitions in any."""
-        at = [positions.get(TopicPartition("src1.public.content", number), 0) for number in range(PARTITIONS)]
+        at = [positions.get(TopicPartition(self.connector.topic, number), 0) for number in range(PARTITIONS)]
         batch = []
         for partition in partitions:
             if at[partition] < len(self.connector.log[partition]):
@@ -693,7 +740,9 @@ class Simulation(RuleBasedStateMachine):
                 at[partition] += 1
         return batch
 
-    def intake(self, batch: Sequence[Change], positions: Mapping[TopicPartition, int]) -> IntakePlan:
+    def intake(
+        self, batch: Sequence[Change | Undecodable], positions: Mapping[TopicPartition, int]
+    ) -> IntakePlan:
         request = IntakeRequest(
             COLLECTION,
             {event.at: positions.get(event.at) for event in batch},
@@ -737,6 +786,31 @@ class Simulation(RuleBasedStateMachine):
             with pytest.raises(PositionConflict):
                 self.intake(batch, stale)
 
+    @rule()
+    def replay_from_earliest(self) -> None:
+        """Somebody forgets the positions: all that the log has comes again, and changes nothing."""
+        self.store.position, self.positions, self.backup = {}, {}, None
+
+    @rule()
+    def back_up(self) -> None:
+        kept = {name: copy.deepcopy(getattr(self.store, name)) for name in STORED}
+        self.backup = {**kept, "seen": dict(self.seen), "unswept": self.spoilt or self.unswept}
+
+    @precondition(lambda self: self.backup is not None)
+    @rule()
+    def restore_sink(self) -> None:
+        """H21: an older copy of the sink comes back under a running worker, which ends and starts at its positions."""
+        assert self.backup is not None
+        for name in STORED:
+            setattr(self.store, name, copy.deepcopy(self.backup[name]))
+        self.seen, self.unswept = dict(self.backup["seen"]), self.unswept or self.backup["unswept"]
+        moved = {at for at, offset in self.positions.items() if self.store.position.get(at) != offset}
+        batch = [each for each in self.batch([0, 1, 2], self.positions) if each.at in moved]
+        if batch:
+            with pytest.raises(PositionConflict):
+                self.intake(batch, self.positions)
+        self.positions = dict(self.store.position)
+
     def check_history(self) -> None:
         """No key ever goes back (promise 2), nor comes back after an accepted delete or truncate (promise 3)."""
         fence = -1 if self.store.fence is None else self.commit_of(self.store.fence.lsn)
@@ -746,10 +820,10 @@ class Simulation(RuleBasedStateMachine):
             if state is None:
                 self.seen[key] = max(before, (fence, 0)) if fence >= 0 else before
                 continue
-            sent = self.connector.log[key % PARTITIONS][state.version.offset]
-            assert sent.change.row == state.row or state.deleted, "not a state of the source"
+            sent = self.connector.logs[state.version.lineage][key % PARTITIONS][state.version.offset]
+            assert row_of(sent) == state.row or state.deleted, "not a state of the source"
             # It keeps the version of the last event, and what comes next may be of before the SELECT.
-            re_read_as_gone = state.deleted and sent.change.row is not None
+            re_read_as_gone = state.deleted and row_of(sent) is not None
             if not (key in self.excused or self.spoilt or re_read_as_gone):
                 assert sent.history >= before, f"key {key} went back from {before} to {sent.history}"
             self.seen[key] = before if re_read_as_gone else sent.history
@@ -788,6 +862,17 @@ class Simulation(RuleBasedStateMachine):
         except Crash:
             drive(self.store.release(f"slot-{who}"))
 
+    @rule(who=st.integers(0, 1), retry=st.sampled_from([0.0, 30.0, None]))
+    def model_fails(self, who: int, retry: float | None) -> None:
+        """On each of what is claimed: to be tried again, or given up."""
+        for one, _ in self.claimed[who]:
+            drive(self.store.fail(one.claim, UnusableVector("NaN"), retry))
+        self.claimed[who] = []
+
+    @rule(minutes=st.integers(-60, 60))
+    def clock_jumps(self, minutes: int) -> None:
+        self.store.now += timedelta(minutes=minutes)
+
     @rule(who=st.integers(0, 1))
     def embedder_dies(self, who: int) -> None:
         """Between claim and write; only the lease's end, or its slot's restart, frees the rows."""
@@ -802,7 +887,7 @@ class Simulation(RuleBasedStateMachine):
             k for k, s in store.records.items() if not s.deleted
         }
         for key, state in store.records.items():
-            if not state.deleted and key not in store.pending:
+            if not state.deleted and key not in store.pending and key not in store.embed_dead:
                 words = str((state.row or {})["text"]).split()
                 assert [text for _, text, _ in store.embedding.get(key, [])] == words, key
 
@@ -816,8 +901,9 @@ class Simulation(RuleBasedStateMachine):
         while self.store.repairs:
             self.look_for_repairs(0)
             self.drain()
-        if not self.loaded or self.spoilt:
-            self.load_again(sweep=self.spoilt)
+        if not self.loaded or self.spoilt or self.unswept:
+            self.load_again(sweep=self.spoilt or self.unswept)
+            self.unswept = False
         self.embed_all()
         self.compare()
 
@@ -843,16 +929,19 @@ class Simulation(RuleBasedStateMachine):
             sent.change.key
             for end, log in zip(ends, self.connector.log, strict=True)
             for sent in log[end:]
-            if sent.change.operation is Operation.READ
+            if isinstance(sent.change, Change) and sent.change.operation is Operation.READ
         }
         for key, version in before.items() if sweep else ():
             state = self.store.records[key]
             if state.version == version and key not in found and not state.deleted:
-                self.store._forget(key)
-                del self.store.records[key]
+                self.store.repairs.setdefault(key, (version, False))
+                self.store.absent(key, version)
 
     def embed_all(self) -> None:
-        """The real embedder, after both slots have come back."""
+        """The real embedder, after both slots have come back, and what was given up is replayed."""
+        for key in list(self.store.embed_dead):
+            self.store._wait(key, self.store.records[key].version, Lane.BACKFILL, None, 0)
+        self.store.now = max([self.store.now, *(row.available_at for row in self.store.pending.values())])
         self.claimed = [[], []]
         for who in range(2):
             drive(self.store.release(f"slot-{who}"))
@@ -885,6 +974,9 @@ class Simulation(RuleBasedStateMachine):
                 assert tuple(float(each) for each in vector) == vector_of(text)
         assert not self.store.pending
         assert not self.store.repairs
+        for letter in self.store.dead.values():
+            newer = self.store.records.get(letter.key or "")
+            assert newer is None or newer.version < letter.version, "mended at the source (H38)"
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

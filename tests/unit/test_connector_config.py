@@ -118,3 +118,10 @@ def test_two_deployments_never_share_a_prefix() -> None:
 def test_the_heartbeat_writes_to_a_table_that_the_migration_makes() -> None:
     assert "upwell.heartbeat (id, at)" in HEARTBEAT_QUERY
     assert "upwell.heartbeat (id int PRIMARY KEY, at timestamptz" in TABLES["heartbeat"]
+
+
+def test_h31_the_heartbeat_commits_at_the_source() -> None:
+    """H31. A row carries the commit before its own: on an idle source only another commit has the canary's stored."""
+    rendered = CONFIG.render()
+    assert rendered["heartbeat.action.query"] == HEARTBEAT_QUERY
+    assert rendered["heartbeat.interval.ms"] == "2000"

@@ -235,6 +235,15 @@ def test_h3_a_replay_of_older_changes_of_a_deleted_key_does_not_revive_it() -> N
     assert sink.records["k"].deleted
 
 
+def test_a_marker_holds_nothing_of_the_row() -> None:
+    sink = both_ways(
+        event(C, "k", "one", offset=0, lsn=20, last=10), event(D, "k", offset=1, lsn=30, last=25)
+    )
+    state = sink.records["k"]
+    assert (state.deleted, state.row, state.text_hash) == (True, None, b"")
+    assert (state.version, state.lsn, state.sequence_last_commit) == (Version(1, 1), 30, 25)
+
+
 def test_h4_a_new_event_seeded_with_an_old_commit_is_no_replay() -> None:
     sink = both_ways(
         event(C, "k", "one", offset=0, lsn=120, last=100),
@@ -390,6 +399,15 @@ def test_h10_h11_another_lineage_wins_whatever_its_offsets_and_lsns() -> None:
     assert sink.live == {"k": "new"}
 
 
+def test_h10_lower_positions_of_a_restored_source_are_no_replays() -> None:
+    """In the lineage that a rebuild begins the restored source sends what is below all that is stored."""
+    sink = both_ways(
+        event(U, "k", "old", offset=900, lsn=9000, last=8990),
+        event(U, "k", "new", offset=0, lsn=5, last=4, lineage=2),
+    )
+    assert sink.live == {"k": "new"}
+
+
 def test_h16_there_and_back_while_claimed_is_a_change() -> None:
     sink = Sink().one_by_one([event(C, "k", "A", offset=0, lsn=10)])
     plans = [
@@ -416,6 +434,13 @@ def test_h18_a_dead_letter_that_is_overtaken_counts_too() -> None:
 def test_h18_a_snapshot_row_has_no_delay() -> None:
     (write,) = Sink().take(event(R, "k", "one", offset=0)).writes
     assert (write.committed_since, write.changes, write.lane) == (None, 1, Lane.BACKFILL)
+
+
+def test_h18_a_snapshot_row_never_counts_as_late() -> None:
+    """H18, H37: whatever time it carries is not that of a commit."""
+    row = event(R, "k", "one", offset=0)
+    (write,) = Sink().take(replace(row, origin=replace(row.origin, committed_at=hour(-9)))).writes
+    assert (write.committed_since, write.lane) == (None, Lane.BACKFILL)
 
 
 def test_h18_a_snapshot_row_and_a_change_are_one_live_change() -> None:
@@ -502,6 +527,7 @@ def test_a_dead_letter_before_a_truncate_stays_open() -> None:
 
 
 def test_a_truncate_takes_the_lock_alone() -> None:
+    """H7."""
     cut, row = event(T, None, offset=0, lsn=150), event(C, "k", "x", offset=1, lsn=160)
     assert has_truncate([row, cut])
     assert not has_truncate([row, bad("k", offset=2)])

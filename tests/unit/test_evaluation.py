@@ -173,6 +173,7 @@ def canary(settings: Settings) -> tuple[CanaryProbe, Sights, Topic]:
 
 
 def test_a_number_that_is_missing_is_a_lost_change(canary: tuple[CanaryProbe, Sights, Topic]) -> None:
+    """H27."""
     probe, sights, topic = canary
     topic.events = [
         CanaryEvent(0, 7, 10),

@@ -43,6 +43,7 @@ class Stored:
 def test_what_is_a_gap(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], stored: dict[str, int], begun: bool, said: str
 ) -> None:
+    """H26, H27, H28."""
     monkeypatch.setattr(gaps, "first", lambda *_: {**FINE, **changed})
     monkeypatch.setattr(gaps, "FLUSH_SECONDS", 0.0)
     found = gaps.find_gap(

@@ -341,6 +341,16 @@ async def test_h21_a_sink_restored_under_a_running_worker() -> None:
     assert line.live == {"[1]": "one", "[2]": "two", "[3]": "three", "[4]": "four"}
 
 
+async def test_h21_another_position_is_not_tried_again() -> None:
+    """The retry would find the sink as it is by then."""
+
+    async def attempt() -> None:
+        raise PositionConflict("restored")
+
+    with pytest.raises(PositionConflict):
+        await persist(attempt, should_stop=lambda: True, deadline_seconds=30, where="here")
+
+
 async def test_a_commit_whose_answer_was_lost_ends_the_worker() -> None:
     """The retry finds the position moved; a restart begins behind it. Nothing is lost or done twice."""
 

@@ -177,6 +177,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
 
 
 def test_older_transactions_first_then_the_state_then_the_signal(line: Line) -> None:
+    """H25."""
     line.loading.request(["content"])
     assert line.unsettled == []
     assert "waits for an older transaction" in line.said[0]
@@ -201,6 +202,7 @@ def test_a_scan_that_succeeded_is_read_but_not_complete(line: Line) -> None:
 
 
 def test_a_scan_that_failed_is_asked_for_again_and_at_last_given_up(line: Line) -> None:
+    """H24."""
     line.loading.request(["content"])
     line.events.clear()
     line.ended("SQL_EXCEPTION")
@@ -235,6 +237,7 @@ def test_a_failed_connector_ends_the_following(line: Line) -> None:
 
 
 def test_complete_needs_everything_taken_in_swept_and_embedded(line: Line) -> None:
+    """H29, H30."""
     assert not line.done()
     line.loading.request(["content"])
     assert not line.done()
@@ -279,6 +282,7 @@ def test_topics_of_ended_lineages_are_deleted_when_all_is_complete(line: Line) -
 
 
 def test_topics_must_be_those_that_were_created() -> None:
+    """H11."""
     recorded = {"shop_1.shop.content": TopicFacts("abc", 4)}
     check_topics(recorded, {"shop_1.shop.content": TopicFacts("abc", 4)})
     for found in (TopicFacts("abd", 4), TopicFacts("abc", 5), None):
@@ -312,6 +316,29 @@ def test_a_truncate_during_the_scan_keeps_a_collection_incomplete(line: Line) ->
         assert line.load.state == (COMPLETE if complete else INCOMPLETE)
     line.state.rows["content"] = Load("content", LOADING, detail, fence_lineage=0, fence_lsn=150)
     assert line.done()
+
+
+def test_a_truncate_during_the_scan_has_it_read_again_once_it_has_ended(line: Line) -> None:
+    """H8: the end of the spoilt scan must not be taken for that of the next one."""
+    line.loading.request(["content"])
+    line.state.rows["content"] = Load("content", INCOMPLETE, {"reason": "truncated", "from": 7})
+    line.events.clear()
+    line.loading._request_incomplete()
+    line.ended("SUCCEEDED", offset=6)
+    assert line.events == []
+    line.ended("SUCCEEDED", offset=8)
+    assert line.load == Load("content", INCOMPLETE, {"reason": "truncated"})
+    assert line.said[-1] == "content was truncated while it was being read: it is read again"
+    line.events.clear()
+    line.loading._request_incomplete()
+    assert line.events == ASKED
+    assert line.load.state == LOADING
+
+
+def test_a_load_that_is_to_be_asked_for_heeds_no_scan(line: Line) -> None:
+    line.state.rows["content"] = Load("content", INCOMPLETE, {"reason": "truncated"})
+    line.ended("SUCCEEDED")
+    assert line.load == Load("content", INCOMPLETE, {"reason": "truncated"})
 
 
 def test_a_silent_scan_is_woken_then_asked_for_again(line: Line) -> None:

@@ -49,6 +49,7 @@ def test_a_recorded_scan_from_start_to_end() -> None:
     ],
 )
 def test_completed_is_not_succeeded(status: str, succeeded: bool) -> None:
+    """H24."""
     ended = Notification(5, "load-1", "TABLE_SCAN_COMPLETED", "shop.content", status)
     assert ended.ended
     assert ended.succeeded is succeeded

@@ -40,7 +40,7 @@ def test_a_topic_that_was_not_asked_for_completes_nothing() -> None:
 
 
 def test_a_round_needs_its_own_canary_to_be_found() -> None:
-    """Else a model that is gone looks fresh for as long as nothing is written."""
+    """H33. Else a model that is gone looks fresh for as long as nothing is written."""
     rounds = settled(1, 2, 3)
     found = rounds.complete("t", TAKEN_IN, 2)
     assert found is not None
@@ -71,6 +71,7 @@ def test_an_undated_dead_letter_holds_the_watermark_where_it_was() -> None:
 
 
 def test_a_finished_round_claims_no_more_than_the_oldest_that_waits() -> None:
+    """H38."""
     waits = AT - timedelta(seconds=30)
     found = settled(1).complete("t", Reflected("t", {0: 10}, waits), 1)
     assert found is not None
@@ -110,3 +111,17 @@ def test_a_log_start_above_the_position_is_loss() -> None:
     assert lost(ends, Reflected("t", {0: 6})) == ""
     assert lost(ends, Reflected("t", {})) == ""
     assert lost(ends, Reflected("t", {0: 5})) == "t/0 begins at 6, taken in up to 5"
+
+
+def test_h30_end_offsets_are_read_only_after_the_connector_has_stored_a_commit_past_the_canary() -> None:
+    """H30, H31: a row before the canary may still be on its way to Kafka; a row carries the commit before its own."""
+    rounds = Rounds()
+    rounds.begin(1, AT, 0.0)
+    rounds.stored(10_000)
+    assert not rounds.unread(), "stored before its event was read: of an earlier life of the log, or a guess"
+    rounds.seen(1, 100)
+    rounds.stored(100)
+    assert not rounds.unread()
+    assert rounds.complete("t", TAKEN_IN, 1) is None
+    rounds.stored(101)
+    assert [each.number for each in rounds.unread()] == [1]

@@ -112,6 +112,7 @@ def test_every_variable_sets_what_it_names(folder: Path) -> None:
         "UPWELL_WORKER_BACKFILL_SHARE": "1",
         "UPWELL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "UPWELL_KAFKA_SASL_MECHANISM": "PLAIN",
+        "UPWELL_MONITOR_REBUILD": "true",
     }
     files = _files(folder)
     beside = _beside(files)

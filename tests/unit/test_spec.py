@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from schemas.errors import SettingsError
 from schemas.names import RESERVED_COLLECTIONS, RESERVED_COLUMNS, canonical_key, check_identifier
-from schemas.spec import Chunking, Collections, CollectionSpec, ModelSpec, Slo, fingerprint
+from schemas.spec import CANARY_SPEC, Chunking, Collections, CollectionSpec, ModelSpec, Slo, fingerprint
+from schemas.template import Template
 
 GOOD: dict[str, Any] = {"table": "public.content", "template": "{{ title }}"}
 
@@ -138,3 +139,9 @@ def test_a_fingerprint_changes_with_whatever_changes_vectors() -> None:
         fingerprint("hub:a", "{{ x }}", Chunking(max_tokens=10, overlap_tokens=1)),
     }
     assert len(others - {same}) == 4
+
+
+def test_h33_the_canary_has_a_text_of_its_own_each_time() -> None:
+    """H33. A chunk whose hash is stored is kept: of a fixed text the model would be asked once."""
+    template = Template(CANARY_SPEC.template)
+    assert template.render({"nonce": "41"}) != template.render({"nonce": "42"})

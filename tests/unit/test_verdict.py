@@ -57,6 +57,7 @@ def test_a_violation_is_unknown_for_a_while() -> None:
 
 @pytest.mark.parametrize("load_state", ["complete", "incomplete", "loading"])
 def test_a_gap_whatever_the_lag_says(load_state: str) -> None:
+    """H23, H26, H27, H28."""
     for standing, pipeline in (
         (FRESH, replace(WELL, gap="slot s is gone")),
         (replace(FRESH, lost="t/0 begins at 6"), WELL),
@@ -68,6 +69,7 @@ def test_a_gap_whatever_the_lag_says(load_state: str) -> None:
 
 
 def test_a_first_load_is_incomplete_whatever_the_lag_says() -> None:
+    """H37."""
     loading = replace(LATE, load_state="loading", progress="first load: 40% of 1000 rows are searchable")
     verdict = judge(loading, WELL)
     assert (verdict.state, verdict.reason) == (State.INCOMPLETE, loading.progress)

@@ -59,6 +59,10 @@ SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
 -- Recorded topics of a lineage.
 SELECT topic, topic_id, partitions FROM upwell.topic WHERE lineage = %(lineage)s;
 
+-- name: gaps
+-- Lost changes that were seen only once.
+SELECT reason FROM upwell.gap WHERE lineage = %(lineage)s ORDER BY found_at;
+
 -- name: record_topic
 -- A topic as it was created; never overwritten.
 INSERT INTO upwell.topic (topic, lineage, collection, topic_id, partitions)
@@ -83,6 +87,10 @@ SELECT EXISTS (SELECT FROM upwell.collection WHERE load_state = 'loading' AND NO
 -- Whether a table has been read to its end and is not complete.
 SELECT EXISTS (SELECT FROM upwell.collection
                 WHERE load_state = 'loading' AND load_detail ? 'ends' AND name = ANY(%(names)s::text[])) AS scanned;
+
+-- name: try_capturing
+-- Whoever has it applies, rebuilds and follows loads; it goes with the session.
+SELECT pg_try_advisory_lock(hashtext('upwell.capturing'), 0) AS taken;
 
 -- name: try_pacing
 -- Whoever has it paces first loads; it goes with the session.

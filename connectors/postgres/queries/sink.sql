@@ -37,11 +37,14 @@ UPDATE upwell.watermark SET violations = violations + %(violations)s, violated_a
  WHERE collection = %(collection)s
 
 -- name: set_fence
--- A truncate while the first load runs: rows read before it may be emitted after it (H8), so the load starts again.
+-- A truncate while a load runs: rows read before it may be emitted after it (H8), so the load starts again. `from` stays
+-- while the scan may be under way still: its end must not be taken for that of the next one.
 UPDATE upwell.collection
    SET fence_lineage = %(lineage)s, fence_lsn = %(lsn)s,
        load_state = CASE WHEN c.loaded THEN load_state ELSE 'incomplete' END,
-       load_detail = CASE WHEN c.loaded THEN load_detail ELSE '{{"reason": "truncated"}}' END
+       load_detail = CASE WHEN c.loaded OR NOT coalesce(load_detail ? 'from', false) THEN load_detail
+                          WHEN load_detail ? 'ends' THEN '{{"reason": "truncated"}}'
+                          ELSE jsonb_build_object('reason', 'truncated', 'from', load_detail -> 'from') END
   FROM (SELECT load_state = 'complete' OR coalesce((load_detail ->> 'scanned_lsn')::bigint < %(lsn)s, false) AS loaded
           FROM upwell.collection WHERE name = %(collection)s) c
  WHERE name = %(collection)s
