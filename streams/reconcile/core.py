@@ -111,10 +111,12 @@ def verify(
     found = Verified()
     before = dict(sink.read(list(dict.fromkeys(keys))))
     for number in range(1, passes + 1):
+        if not before:
+            break
         seen = source.read({key: stored.transaction_id for key, stored in before.items()})
         before = {key: stored for key, stored in before.items() if kind_of(stored, seen[key])}
         if not before:
-            return found
+            break
         tell(number, len(before))
         settle()
         now = sink.read(list(before))
