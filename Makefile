@@ -3,7 +3,12 @@
 UPWELL := .venv/bin/upwell
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup demo up down test unit mutations check lock
+.PHONY: help setup demo up down test unit mutations chaos check lock
+
+# Of `make chaos`.
+SEED ?= 1
+MINUTES ?= 10
+MODEL ?= real
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +34,9 @@ unit: setup ## Unit and property tests: no stack, a minute
 
 mutations: setup ## Take out each guard in turn: a named test must fail
 	@.venv/bin/python -m tests.mutations
+
+chaos: setup ## Random changes and faults against the promises: SEED=1 MINUTES=10; again: goes on
+	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL)
 
 check: setup ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff check .

@@ -20,9 +20,12 @@ import requests
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from infra.stack.processes import tied_to
+
 T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+DSNS: Final = ("UPWELL_SOURCE_DSN", "UPWELL_SINK_DSN")
 _numbers = itertools.count(1)
 
 SPEC: Final = """
@@ -99,7 +102,8 @@ class WorkerProcess:
 @dataclass
 class Deployment:
     """Own databases and names on a shared stack. `tree`: the version of upwell that its commands are of; `cli`: their
-    module, `tests.fake_cli` to do without the real model.
+    module, `tests.fake_cli` to do without the real model. `tied`: the kernel kills a worker when the thread that
+    started it ends.
     """
 
     name: str
@@ -109,29 +113,40 @@ class Deployment:
     workers: list[WorkerProcess] = field(default_factory=list)
     tree: Path = ROOT
     cli: str = "streams.cli"
+    tied: bool = False
 
     @classmethod
     @contextlib.contextmanager
     def create(cls, stack: Stack, directory: Path, spec: str = SPEC) -> Iterator[Self]:
         """Make databases and a spec; remove connector, slot and databases afterwards."""
-        name = f"t{os.getpid()}_{next(_numbers)}"
-        variables = dict(stack.variables)
-        for variable in ("UPWELL_SOURCE_DSN", "UPWELL_SINK_DSN"):
-            admin = variables[variable]
-            database = f"{name}_{variable.split('_')[1].lower()}"
-            with psycopg.connect(admin, autocommit=True) as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-            variables[variable] = make_conninfo(admin, dbname=database)
-        (directory / "upwell.toml").write_text(spec.format(name=name))
-        home = directory / ".upwell"
-        home.mkdir(exist_ok=True)
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("UPWELL_")}
-        environment = {**kept, **variables, "UPWELL_HOME": str(home)}
-        self = cls(name, directory, stack, environment)
+        self = cls.opened(f"t{os.getpid()}_{next(_numbers)}", stack, directory)
+        self.make(spec)
         try:
             yield self
         finally:
             self.close()
+
+    @classmethod
+    def opened(cls, name: str, stack: Stack, directory: Path) -> Self:
+        """The deployment of a name, whose databases may be there already; nobody but the caller closes it."""
+        variables = dict(stack.variables)
+        for variable in DSNS:
+            variables[variable] = make_conninfo(variables[variable], dbname=f"{name}_{_side(variable)}")
+        home = directory / ".upwell"
+        home.mkdir(exist_ok=True)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("UPWELL_")}
+        return cls(name, directory, stack, {**kept, **variables, "UPWELL_HOME": str(home)})
+
+    def make(self, spec: str = SPEC) -> None:
+        """Its databases, unless they are there, and its spec."""
+        for variable in DSNS:
+            database = f"{self.name}_{_side(variable)}"
+            with (
+                psycopg.connect(self.stack.variables[variable], autocommit=True) as connection,
+                contextlib.suppress(psycopg.errors.DuplicateDatabase),
+            ):
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        (self.directory / "upwell.toml").write_text(spec.format(name=self.name))
 
     @property
     def source_dsn(self) -> str:
@@ -195,8 +210,9 @@ class Deployment:
                 "UPWELL_WORKER_SESSION_TIMEOUT_SECONDS": "6",
                 **variables,
             },
-            stdout=log.open("wb"),
+            stdout=log.open("ab"),
             stderr=subprocess.STDOUT,
+            preexec_fn=tied_to(os.getpid()) if self.tied else None,
         )
         worker = WorkerProcess(process, log)
         self.workers.append(worker)
@@ -208,10 +224,15 @@ class Deployment:
             if worker.process.poll() is None:
                 worker.kill()
         requests.delete(f"{self.environment['UPWELL_CONNECT_URL']}/connectors/upwell-{self.name}", timeout=30)
-        for variable in ("UPWELL_SOURCE_DSN", "UPWELL_SINK_DSN"):
+        for variable in DSNS:
             _drop_database(
                 self.stack.variables[variable], conninfo_to_dict(self.environment[variable])["dbname"]
             )
+
+
+def _side(variable: str) -> str:
+    """`source` or `sink`."""
+    return variable.split("_")[1].lower()
 
 
 def _drop_database(admin: str, database: Any) -> None:

@@ -11,8 +11,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 
 import psycopg
@@ -22,6 +20,7 @@ from confluent_kafka import Producer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.acceptance.plain import FAKE, ROWS, TABLES, one
+from tests.chaos.claims import Oracle
 from tests.deployment import SPEC, Deployment, WorkerProcess, until
 from tests.fixtures.proxy import Proxy
 
@@ -41,81 +40,9 @@ SEEN: Final = THRESHOLD + 3 * ROUND + 20
 BACK: Final = 40.0
 
 
-@dataclass
-class Change:
-    """One committed update. `before` and `after`: the source's clock around its commit."""
-
-    number: int
-    before: datetime
-    after: datetime
-
-
-@dataclass
-class Oracle:
-    """Changes one row all the time and contradicts whatever claims too much. Shares no code with the pipeline."""
-
-    deployment: Deployment
-    changes: list[Change] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    samples: int = 0
-    distances: list[float] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _hold: threading.Lock = field(default_factory=threading.Lock)
-
-    def __enter__(self) -> Oracle:
-        self._threads = [threading.Thread(target=run) for run in (self._write, self._watch)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _write(self) -> None:
-        with self.deployment.source() as source:
-            number = 0
-            while not self._stop.wait(0.2):
-                number += 1
-                before = one(source, "SELECT clock_timestamp()")
-                source.execute("UPDATE shop.content SET title = %s WHERE id = 1", [f"number {number}"])
-                self.changes.append(Change(number, before, one(source, "SELECT clock_timestamp()")))
-
-    def _watch(self) -> None:
-        with self.deployment.source() as source, self.deployment.sink() as sink:
-            while not self._stop.wait(0.05):
-                done = list(self.changes)
-                now = one(source, "SELECT clock_timestamp()")
-                row = sink.execute(
-                    "SELECT verdict, watermark FROM upwell.freshness WHERE collection = 'content'"
-                ).fetchone()
-                text = one(sink, "SELECT max(chunk_text) FROM upwell.content WHERE id = 1") or "number 0"
-                shown = int(text.split()[1])
-                missing = [change for change in done if change.number > shown]
-                self._judge(row or ("UNKNOWN", None), missing, now)
-
-    def _judge(self, row: tuple[Any, ...], missing: list[Change], now: datetime) -> None:
-        """What is missing after the verdict was given was missing when it was given."""
-        self.samples += 1
-        verdict, watermark = row
-        if not missing:
-            return
-        oldest = missing[0]
-        age = (now - oldest.after).total_seconds()
-        if verdict == "FRESH" and age > THRESHOLD:
-            self.wrong.append(f"FRESH while change {oldest.number} of {age:.1f} s ago is missing")
-        if watermark is not None and watermark >= oldest.after:
-            self.wrong.append(
-                f"watermark {watermark} while change {oldest.number} is missing: {oldest.after}"
-            )
-        if watermark is not None:
-            self.distances.append((oldest.before - watermark).total_seconds())
-
-
-def spec() -> str:
+def spec(threshold_seconds: float = THRESHOLD) -> str:
     """That of the shop, with a short threshold."""
-    slo = f"slo = {{{{ threshold_seconds = {THRESHOLD} }}}}\n"
+    slo = f"slo = {{{{ threshold_seconds = {threshold_seconds} }}}}\n"
     return SPEC.replace("chunk = {{", slo + "chunk = {{")
 
 
@@ -191,7 +118,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
         worker = start_worker(line, "w1")
         for collection in ("content", "customers"):
             sees(line, "FRESH", collection=collection)
-        with Oracle(line) as oracle:
+        with Oracle(line, THRESHOLD) as oracle:
             second = start_monitor(line)  # two at once are harmless
             _poison(line)
             worker = _workers_dead(line, worker)
@@ -203,7 +130,7 @@ def test_every_fault_of_the_table(line: Deployment) -> None:
             _page(line, monitor)
         assert monitor.process.poll() is None, monitor.tail()
     print(f"{oracle.samples} samples, {len(oracle.changes)} changes")
-    print(f"truth ahead of the watermark: {min(oracle.distances):.1f} to {max(oracle.distances):.1f} s")
+    print(f"truth ahead of the watermark: {oracle.least} to {oracle.most} s")
     assert not oracle.wrong, oracle.wrong[:3]
     assert oracle.samples > 200
     assert monitor.stop() == 0, monitor.tail()
