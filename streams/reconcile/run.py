@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -105,10 +105,7 @@ class Comparison:
     def _awaited(self, *sides: Future[T]) -> list[T]:
         """What both have read; said every few seconds that they still do."""
         started = time.monotonic()
-        while not all(side.done() for side in sides):
-            with contextlib.suppress(TimeoutError):
-                next(side for side in sides if not side.done()).result(TICK_SECONDS)
-                continue
+        while wait(sides, TICK_SECONDS).not_done:
             self.progress(f"reading ... {time.monotonic() - started:.0f} s")
         return [side.result() for side in sides]
 
