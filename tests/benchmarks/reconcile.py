@@ -69,7 +69,7 @@ class AtOnce:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="at least 4000")
     parser.add_argument("--of", nargs=3, metavar=("WHAT", "SOURCE", "SINK"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.of:
