@@ -9,6 +9,7 @@
      |   |- SinkUnavailable
      |   |   `- SinkRefused
      |   |- ConnectUnavailable
+     |   |- RoundIncomplete        the source's changes do not arrive in the sink in time: connector or workers
      |   |- GenerationDropped      a generation was dropped while it was worked on
      |   `- Conflict               deadlock, serialization failure, a row changed under us
      |- DeadLetter                 the record is kept whole in the sink, the stream goes on
@@ -86,6 +87,10 @@ class SinkRefused(SinkUnavailable):
 
 class ConnectUnavailable(Retry):
     """Kafka Connect does not answer, or is rebalancing."""
+
+
+class RoundIncomplete(Retry):
+    """What the source has committed is not taken in, in time: the connector or the workers do not go on."""
 
 
 class GenerationDropped(Retry):

@@ -24,6 +24,9 @@ _INFINITE_MICROS: Final = {
 _INFINITE_DAYS: Final = {
     -2147472692: "infinity",
     -2147472691: "-infinity",
+    2146033979: "infinity",
+    -622191234: "infinity",  # as a snapshot reads it
+    -625821272: "-infinity",  # the same
     2147483647: "infinity",
     -2147483648: "-infinity",
     2146033978: "infinity",

@@ -28,6 +28,7 @@ COMMANDS: Final = {
         "generation",
         "Another model, template or chunking, beside the live one.",
     ),
+    "reconcile": ("streams.cli.reconcile", "reconcile", "Compare source and sink, key by key; repair."),
     "model": ("streams.cli.model", "model", "The model on this machine, its export to ONNX."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),
     "uninstall": ("streams.cli.uninstall", "uninstall", "Drop what upwell made; say first what that is."),

@@ -20,6 +20,8 @@ GENERATIONS: Final = "connectors/postgres/queries/generations.sql"
 ROUNDS: Final = "streams/freshness/rounds.py"
 GAPS: Final = "streams/gaps.py"
 ENVELOPE: Final = "schemas/envelope.py"
+RECONCILED: Final = "streams/reconcile/core.py"
+RECONCILE_SQL: Final = "connectors/postgres/queries/reconcile.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1438,7 +1440,56 @@ WATERMARK: Final = (
     ),
 )
 
+RECONCILE: Final = (
+    Guard(
+        "reconcile: a round before it is certain",
+        "what is in flight is taken for a difference",
+        (),
+        RECONCILED,
+        "        settle()\n        now = sink.read(list(before))\n",
+        "        now = sink.read(list(before))\n",
+        unit("reconcile", "the_source_is_read_between_the_two_reads_of_the_sink_and_the_round_after_it"),
+    ),
+    Guard(
+        "reconcile: only a version that has not moved",
+        "a key that changes all the time is a difference",
+        (),
+        RECONCILED,
+        "certain = now[key].is_still(stored) and ",
+        "certain = ",
+        unit("reconcile", "a_version_that_has_moved_is_looked_at_again"),
+    ),
+    Guard(
+        "reconcile: only what the source's snapshot can show",
+        "the sink is ahead of a commit that is not visible yet, and its row is taken for a ghost",
+        (5,),
+        RECONCILED,
+        "seen[key].visible and ",
+        "",
+        unit("reconcile", "a_commit_that_the_source_does_not_show_yet_is_waited_for"),
+    ),
+    Guard(
+        "reconcile: a ghost goes in the proven version alone",
+        "a row that has come since is removed",
+        (),
+        RECONCILE_SQL,
+        "   AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))\n"
+        "   AND NOT EXISTS",
+        "   AND _key = ANY(%(keys)s::text[]) AND NOT EXISTS",
+        contract("reconcile", "a_ghost_goes_only_in_the_version_that_was_proven[18]"),
+    ),
+    Guard(
+        "reconcile: no ghost of which a dead letter may be",
+        "its replay brings back what was removed",
+        (29,),
+        RECONCILE_SQL,
+        "AND (d.key = r._key OR d.key IS NULL) AND d.lineage = r._lineage)",
+        "AND false)",
+        contract("reconcile", "a_ghost_goes_only_in_the_version_that_was_proven[18]"),
+    ),
+)
+
 GUARDS: Final[tuple[Guard, ...]] = (
     *VERSION, *FENCE, *REPLAY, *SNAPSHOT_ROW, *MARKER, *LOCK, *LEASE, *SINCE, *POSITION, *SWEEPING, *GAP, *LINEAGE,
-    *PLACEHOLDER, *WATERMARK,
+    *PLACEHOLDER, *WATERMARK, *RECONCILE,
 )  # fmt: skip
