@@ -24,15 +24,12 @@ _INFINITE_MICROS: Final = {
 _INFINITE_DAYS: Final = {
     -2147472692: "infinity",
     -2147472691: "-infinity",
-    2146033979: "infinity",
-    -622191234: "infinity",  # as a snapshot reads it
-    -625821272: "-infinity",  # the same
     2147483647: "infinity",
     -2147483648: "-infinity",
     2146033978: "infinity",
     2146033979: "infinity",
     2146033980: "infinity",
-    # In arrays the number has run over; by a day more or less in other time zones of Connect.
+    # In arrays, and as a snapshot reads it, the number has run over; by a day more or less in other zones of Connect.
     -622191235: "infinity",
     -622191234: "infinity",
     -622191233: "infinity",
