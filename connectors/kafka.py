@@ -12,10 +12,16 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as ClientPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+)
 
 from connectors.access import PLAIN_KAFKA, KafkaSecurity
-from connectors.debezium.config import MAX_MESSAGE_BYTES
 from schemas.change import TopicPartition
 from schemas.errors import KafkaUnavailable, SettingsError
 
@@ -110,7 +116,12 @@ class Kafka:
             self._admin = AdminClient(config)
 
     def create(
-        self, topics: Mapping[str, int], *, replication_factor: int, retention_hours: float
+        self,
+        topics: Mapping[str, int],
+        *,
+        replication_factor: int,
+        retention_hours: float,
+        max_message_bytes: int,
     ) -> list[str]:
         """Create what does not exist (name -> partitions); returns the created names.
 
@@ -119,7 +130,7 @@ class Kafka:
         config = {
             "cleanup.policy": "delete",
             "retention.ms": str(int(retention_hours * 3_600_000)),
-            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+            "max.message.bytes": str(max_message_bytes),
         }
         new = [
             NewTopic(name, num_partitions=count, replication_factor=replication_factor, config=config)
@@ -130,6 +141,29 @@ class Kafka:
         with self._errors():
             futures = self._admin.create_topics(new, request_timeout=self._timeout)
         return [name for name, future in futures.items() if self._created(future)]
+
+    def take_messages_of(self, topics: Collection[str], size: int) -> list[str]:
+        """Raise `max.message.bytes` of those that take smaller ones only; returns these."""
+        small = [
+            topic
+            for topic, values in sorted(self.topic_settings(topics).items())
+            if int(values.get("max.message.bytes", size)) < size
+        ]
+        resources = [
+            ConfigResource(
+                ConfigResource.Type.TOPIC,
+                topic,
+                incremental_configs=[
+                    ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+                ],
+            )
+            for topic in small
+        ]
+        with self._errors():
+            futures = self._admin.incremental_alter_configs(resources) if resources else {}
+            for future in futures.values():
+                self._result(future)
+        return small
 
     def _created(self, future: Future[None]) -> bool:
         try:

@@ -72,6 +72,7 @@ class Change:
     `kafka_at` is the record's timestamp, set by Connect's clock.
     `unavailable` names the columns whose value Debezium did not have: until they are filled from the stored row
     they are not in `row`, and `text` and `text_hash` are empty.
+    `doubtful`: what was sent says that the key changed, but not what the row is now; the source is asked for it.
     """
 
     operation: Operation
@@ -85,6 +86,7 @@ class Change:
     moved_to: bool = False
     kafka_at: datetime | None = None
     unavailable: frozenset[str] = frozenset()
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,15 @@ class Decoder:
                 committed_at=envelope.origin.committed_at if envelope else None,
             )
 
+    def doubt(self, message: RawMessage) -> Change:
+        """A change of which only the key can be used: what the row is now, the source has to say.
+
+        Raises Blocked, RegistryUnavailable and DeadLetter like `decode`.
+        """
+        envelope = self._envelope(message.value)
+        change = self._bare(message, self._key(message), envelope)
+        return replace(change, doubtful=envelope.operation in _WITH_ROW)
+
     def contents(self, message: RawMessage) -> dict[str, JsonValue]:
         """What a person may see of a message that could not be taken in: `operation`, `row` and `text`.
 
@@ -247,11 +256,16 @@ class Decoder:
         return _Envelope(operation, where, row, reader, schema_id, self._placeholder.is_in_bytes(body))
 
     def _change(self, message: RawMessage, key: str | None, envelope: _Envelope) -> Change:
+        change = self._bare(message, key, envelope)
+        return self._with_row(change, envelope) if envelope.operation in _WITH_ROW else change
+
+    def _bare(self, message: RawMessage, key: str | None, envelope: _Envelope) -> Change:
+        """All but the row."""
         operation = envelope.operation
         if key is None and operation not in _WITHOUT_KEY:
             raise MalformedEnvelope(f"a message of operation {operation.value} has no key")
         moved = operation is Operation.DELETE and any(name == _NEW_KEY_HEADER for name, _ in message.headers)
-        change = Change(
+        return Change(
             operation=operation,
             at=message.at,
             version=Version(self._lineage, message.offset),
@@ -260,7 +274,6 @@ class Decoder:
             moved_to=moved,
             kafka_at=instant_of_seconds(message.timestamp_seconds),
         )
-        return self._with_row(change, envelope) if operation in _WITH_ROW else change
 
     def _with_row(self, change: Change, envelope: _Envelope) -> Change:
         """Convert the row, name what is unavailable, and render where nothing is."""
@@ -269,13 +282,26 @@ class Decoder:
             raise MalformedEnvelope(f"a message of operation {change.operation.value} has no row")
         self._check_compatible(envelope.schema_id)
         unavailable = frozenset(self._unavailable(raw, envelope.suspicious))
-        row = _converted(raw, reader, [column for column in raw if column not in unavailable])
+        row = self._readable(raw, reader, [column for column in raw if column not in unavailable])
         if envelope.suspicious:
             for column, value in row.items():
                 if self._placeholder.is_within(value):
                     raise UnresolvedPlaceholder(self._unresolved(column))
         change = replace(change, row=row, unavailable=unavailable)
         return change if unavailable else self._rendered(change)
+
+    def _readable(
+        self, raw: Mapping[str, Any], reader: Reader, columns: Sequence[str]
+    ) -> dict[str, JsonValue]:
+        """A column that cannot be read and that nobody needs is left out. Raises DecodeError for one that is needed."""
+        try:
+            return _converted(raw, reader, columns)
+        except DecodeError:
+            row = _converted(raw, reader, [column for column in columns if column in self._needed])
+            for column in [column for column in columns if column not in row]:
+                with contextlib.suppress(DecodeError):
+                    row |= _converted(raw, reader, [column])
+            return row
 
     def _unavailable(self, raw: Mapping[str, Any], suspicious: bool) -> list[str]:
         """Columns that are the placeholder. Arrays may spell it as numbers or uuids: always looked at."""

@@ -19,10 +19,12 @@
      |   |- TemplateError          one row that the template cannot render
      |   |- DocumentTooLarge
      |   |- RecordRejected         the sink refuses the row, by SQLSTATE class
-     |   `- UnusableVector         NaN, infinite or zero: this text only
+     |   |- UnusableVector         NaN, infinite or zero: this text only
+     |   `- NeverEmbedded          the worker died, or the model hung, with it each time
      |- Blocked                    the collection waits, un-acknowledged, until mended
      |   |- IncompatibleSchema
      |   |- ColumnMissing
+     |   |- ColumnRetyped          a column has another type at the source than in the sink
      |   `- UnresolvedPlaceholder
      `- Halt                       exit 2 with one line, nothing acknowledged
          |- SettingsError
@@ -33,6 +35,7 @@
          |- GenerationMismatch     changed template, model or chunking without a generation command
          |- PositionConflict       another owner, or a restored sink: exit, the next start re-reads
          |- DeploymentChanged      another lineage, other collections or columns: exit, the next start has them
+         |- ModelHung              the model does not answer: exit, the next start loads it anew
          |- GapFound               the log no longer holds what the sink has not taken in
          `- SlotTaken
 
@@ -130,6 +133,10 @@ class UnusableVector(DeadLetter):
     """The model made a NaN, infinite or zero vector of this text."""
 
 
+class NeverEmbedded(DeadLetter):
+    """Each attempt at this text ended with its worker, the last ones with this text alone."""
+
+
 class Blocked(UpwellError):
     """The collection waits, un-acknowledged, until somebody mends what the message names."""
 
@@ -140,6 +147,10 @@ class IncompatibleSchema(Blocked):
 
 class ColumnMissing(Blocked):
     """A column that the template or the metadata names is gone."""
+
+
+class ColumnRetyped(Blocked):
+    """A column of the metadata has another type than the sink's, which refuses a row for it."""
 
 
 class UnresolvedPlaceholder(Blocked):
@@ -185,6 +196,12 @@ class PositionConflict(Halt):
 
 class DeploymentChanged(Halt):
     """What is captured is not what this worker was started for: exit, the next start has what is captured now."""
+
+    exit_code = 1
+
+
+class ModelHung(Halt):
+    """The model has not answered for too long. Its thread cannot be ended: exit, the next start loads it anew."""
 
     exit_code = 1
 

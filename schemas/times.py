@@ -24,12 +24,21 @@ _INFINITE_MICROS: Final = {
 _INFINITE_DAYS: Final = {
     -2147472692: "infinity",
     -2147472691: "-infinity",
-    2146033979: "infinity",
-    -622191234: "infinity",  # as a snapshot reads it
-    -625821272: "-infinity",  # the same
     2147483647: "infinity",
     -2147483648: "-infinity",
+    2146033978: "infinity",
+    2146033979: "infinity",
+    2146033980: "infinity",
+    # In arrays, and as a snapshot reads it, the number has run over; by a day more or less in other zones of Connect.
+    -622191235: "infinity",
+    -622191234: "infinity",
+    -622191233: "infinity",
+    -625821273: "-infinity",
+    -625821272: "-infinity",
+    -625821271: "-infinity",
 }
+#: The last year that Postgres has. In arrays `-infinity` arrives as Java's first moment, without its sign.
+_LAST_YEAR: Final = 294_276
 
 
 def instant(micros: int) -> datetime:
@@ -71,6 +80,8 @@ def zoned_timestamp_text(text: str) -> str:
     if match is None:
         raise ValueError("not an ISO timestamp")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
+    if int(year) > _LAST_YEAR:
+        return "-infinity"
     if zone not in {"Z", "+00:00", "+00", "+0000"}:
         return _trimmed(datetime.fromisoformat(text).astimezone(UTC).isoformat())
     end = f"-{month}-{day}T{hour}:{minute}:{second or '00'}"

@@ -23,6 +23,8 @@ Converter: TypeAlias = Callable[[Any], JsonValue]
 #: Nested deeper than this, a JSON column stays the text it is: no reader of the row may run out of stack.
 _DEEPEST_JSON: Final = 100
 _LONGEST_INTEGER: Final = 1000
+#: What stands for each row of a text array of several dimensions.
+_JAVA_ARRAY: Final = re.compile(r"\[+L[\w.$]+;@[0-9a-f]{1,8}")
 
 
 def converter(schema: Any) -> Converter | None:
@@ -59,7 +61,9 @@ def _of_container(schema: Mapping[str, Any]) -> Converter | None:
     kind = schema.get("type")
     if kind == "array":
         inner = converter(schema["items"])
-        return None if inner is None else partial(_list, inner)
+        if inner is not None:
+            return partial(_list, inner)
+        return _flat if "string" in _branches(schema["items"]) else None
     if kind == "map":
         return partial(_map, converter(schema["values"]) or _same)
     if kind == "record":
@@ -67,6 +71,10 @@ def _of_container(schema: Mapping[str, Any]) -> Converter | None:
     if isinstance(kind, str):
         return _BY_TYPE.get(kind)
     return converter(kind)
+
+
+def _branches(schema: Any) -> list[Any]:
+    return schema if isinstance(schema, list) else [schema]
 
 
 def _same(value: Any) -> JsonValue:
@@ -82,6 +90,13 @@ def in_jsonb_order(value: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 def _jsonb_rank(item: tuple[str, JsonValue]) -> tuple[int, bytes]:
     name = item[0].encode("utf-8", "surrogatepass")
     return len(name), name
+
+
+def _flat(values: list[Any]) -> JsonValue:
+    """Raises ValueError for an array of several dimensions: Debezium sends the names of Java's objects instead."""
+    if any(isinstance(value, str) and _JAVA_ARRAY.fullmatch(value) for value in values):
+        raise ValueError("several dimensions")
+    return values
 
 
 def _list(inner: Converter, values: list[Any]) -> JsonValue:
@@ -140,6 +155,11 @@ def _as_real(value: float) -> float | None:
         return float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:
         return None
+
+
+def _point(value: Mapping[str, Any]) -> JsonValue:
+    """A point's two numbers, by their shortest digits."""
+    return "({},{})".format(*(repr(value[axis]).removesuffix(".0") for axis in ("x", "y")))
 
 
 def _hex(value: bytes) -> JsonValue:
@@ -229,6 +249,7 @@ _BY_TYPE: Final[Mapping[str, Converter]] = {"bytes": _hex, "fixed": _hex, "doubl
 #: By Connect's logical name. Names that are not here keep the value of their Avro type.
 _BY_NAME: Final[Mapping[str, Converter]] = {
     "io.debezium.data.Json": json_value,
+    "io.debezium.data.geometry.Point": _point,
     "io.debezium.data.VariableScaleDecimal": _variable_scale_decimal,
     "io.debezium.time.Date": date_text,
     "io.debezium.time.MicroDuration": lambda value: f"{value} microseconds",

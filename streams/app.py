@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -22,7 +23,7 @@ from connectors.postgres.source_schema import placeholder
 from connectors.postgres.store import PostgresStore
 from connectors.registry import Registry
 from schemas.envelope import Decoder
-from schemas.errors import LineageMismatch, MigrationNeeded, SettingsError
+from schemas.errors import LineageMismatch, MigrationNeeded, ModelHung, Retry, SettingsError
 from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
 from schemas.template import Template
@@ -39,6 +40,7 @@ from streams.pacing import Pacing
 from streams.ports import Encoder
 from streams.repairs import Repairing
 from streams.settings import Settings
+from streams.source_tables import CatalogTables
 from streams.vitals import Vitals
 from streams.watch import watch
 from streams.worker import IntakeNeeds, Parts, Worker
@@ -78,6 +80,9 @@ def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None
 
     try:
         asyncio.run(_run(settings, load_encoder or (lambda model: encoder_of(settings, model)), on_stopping))
+    except ModelHung as error:
+        print(f"upwell: {error}", file=sys.stderr)
+        _leave(error.exit_code)  # the interpreter would wait for the model's thread
     finally:
         for deadline in deadlines:
             deadline.cancel()
@@ -85,6 +90,11 @@ def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None
 
 def _end(exit_code: int) -> None:
     log.warning("not drained: a neighbour does not answer; what is not committed is taken in again")
+    _leave(exit_code)
+
+
+def _leave(exit_code: int) -> None:
+    """Without waiting for any thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
@@ -106,6 +116,10 @@ async def _run(
     registry = neighbours.registry(settings)
     try:
         await store.register_worker(slot, socket.gethostname(), os.getpid())
+        with contextlib.suppress(
+            Retry
+        ):  # the embedder does it again; until it has its model, others may have them
+            await store.release(slot, died=True)
         decoders = _decoders(settings, topics, await store.key_columns(), secret)
         generations = await store.generations()
         check_generations(settings, generations)
@@ -258,6 +272,7 @@ def _intakes(
     registry: Registry,
     needs: IntakeNeeds,
 ) -> Mapping[str, Intake]:
+    tables = CatalogTables(settings.source.dsn, settings.sink.dsn, settings.collections)
     return {
         topic: Intake(
             decoder.collection,
@@ -270,6 +285,7 @@ def _intakes(
             should_stop=needs.should_stop,
             retry_deadline_seconds=settings.worker.retry_deadline_seconds,
             notices=store,
+            tables=tables,
             vitals=needs.vitals,
         )
         for topic, decoder in decoders.items()

@@ -131,7 +131,10 @@ class Capture:
         self._refuse_foreign(missing)
         kafka = self.settings.kafka
         created = self.kafka.create(
-            missing, replication_factor=kafka.replication_factor, retention_hours=kafka.retention_hours
+            missing,
+            replication_factor=kafka.replication_factor,
+            retention_hours=kafka.retention_hours,
+            max_message_bytes=kafka.max_message_bytes,
         )
         facts = self._described(set(wanted), set(created))
         check_topics(recorded, {topic: facts.get(topic) for topic in recorded if topic in wanted})
@@ -144,6 +147,9 @@ class Capture:
             self.state.record_topic(self.naming.lineage, topic, wanted[topic][1], facts[topic])
         if created:
             self.progress(f"{len(created)} topics created")
+        raised = self.kafka.take_messages_of(set(wanted) - set(created), kafka.max_message_bytes)
+        if raised:
+            self.progress(f"{len(raised)} topics take messages of {kafka.max_message_bytes} bytes now")
 
     def _described(self, wanted: set[str], created: set[str]) -> dict[str, TopicFacts]:
         """A topic just created may take a moment until every broker knows it."""
@@ -276,6 +282,7 @@ class Capture:
             heartbeat_interval_ms=settings.connect.heartbeat_interval_ms,
             poll_interval_ms=settings.connect.poll_interval_ms,
             snapshot_chunk_rows=settings.connect.snapshot_chunk_rows,
+            max_message_bytes=settings.kafka.max_message_bytes,
         )
 
 

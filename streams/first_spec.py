@@ -78,7 +78,7 @@ def _sorted_out(info: TableInfo) -> _Columns:
         if _SUSPICIOUS.search(column.name):
             found.exclude.append(column.name)
         elif (
-            column.generated
+            column.why_not_streamed
             or not _usable(column.name)
             or _LEFT_OUT.fullmatch(column.type.removesuffix("[]"))
         ):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.postgres import source_schema
 from connectors.postgres.capture_state import CaptureState, connect_sink
 from connectors.postgres.layout import CollectionLayout, Column
 from connectors.postgres.migrate import migrate_sink as bring_sink
+from connectors.postgres.record_columns import stored_types
 from connectors.postgres.removed_collection import collection_names, remove_collection
-from connectors.postgres.source import SourceColumn, TableInfo, connect_source
+from connectors.postgres.source import Connection, SourceColumn, TableInfo, connect_source, has_values
 from schemas.errors import SettingsError
 from schemas.freshness import CANARY, CANARY_TABLE
 from schemas.sink import GenerationInfo
@@ -126,14 +127,18 @@ def migrate_sink(settings: Settings, progress: Progress | None = None) -> list[s
 
     `progress` tells of an export of the model.
     """
-    with connect_source(settings.source.dsn) as source:
+    with connect_source(settings.source.dsn) as source, connect_sink(settings.sink.dsn) as sink:
         infos = {**check_collections(source, settings.collections), CANARY: CANARY_INFO}
-    with connect_sink(settings.sink.dsn) as sink:
         facts = model_facts(settings, CaptureState(sink).generations(), progress)
-        return bring_sink(
-            sink,
-            [layout(name, spec, infos[name], facts[name]) for name, spec in settings.served.items()],
-        )
+        made = [layout(name, spec, infos[name], facts[name]) for name, spec in settings.served.items()]
+        return bring_sink(sink, [replace(each, valued=_valued(source, sink, each)) for each in made])
+
+
+def _valued(source: Connection, sink: Connection, made: CollectionLayout) -> frozenset[str]:
+    """Metadata columns that the sink does not have yet, though the collection, and that the source has values of."""
+    stored = stored_types(sink, made.name)
+    new = [column.name for column in made.metadata if stored and column.name not in stored]
+    return frozenset(name for name in new if has_values(source, made.table, name))
 
 
 @dataclass(frozen=True, slots=True)

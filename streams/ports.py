@@ -60,7 +60,8 @@ class EmbedStore(Protocol):
         passed, the earliest first; after them the late ones, `LATE_SHARE` of the live ones at least; `backfill_share`
         of all from the backfill lane. A deadline is `pending_since` and the collection's own threshold.
 
-        Each claim has a fresh token; rows leased by others and not expired are skipped. No lock is held afterwards.
+        Each claim has a fresh token; rows leased by others and not expired are skipped; an expired lease counts as a
+        failed attempt. No lock is held afterwards.
         """
         ...
 
@@ -86,8 +87,15 @@ class EmbedStore(Protocol):
         """Give a claim back: to be retried alone after `retry_seconds`, or None: dead-lettered."""
         ...
 
-    async def release(self, slot: str) -> int:
-        """Free all leases of a worker slot (it restarted). Returns how many."""
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        """Free claims at once, as if they had not been claimed."""
+        ...
+
+    async def release(self, slot: str, *, died: bool = False) -> int:
+        """Free all leases of a worker slot. Returns how many.
+
+        `died`: its last process ended with them, which counts as a failed attempt of each.
+        """
         ...
 
     async def generations(self) -> Sequence[GenerationInfo]:
@@ -104,6 +112,21 @@ class BlockedStore(Protocol):
 
     async def clear_blocked(self, collection: str) -> None:
         """It goes on."""
+        ...
+
+
+class SourceTables(Protocol):
+    """The source's tables as the catalog has them now."""
+
+    async def fits(self, collection: str) -> bool:
+        """Whether the table has all that the collection needs. Raises SourceUnavailable."""
+        ...
+
+    async def retyped(self, collection: str) -> str:
+        """Which column has another type than in the sink, and what to do, or ""; for a table that does not fit, why.
+
+        Raises SourceUnavailable, SinkUnavailable.
+        """
         ...
 
 

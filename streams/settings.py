@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from connectors.debezium.config import MAX_MESSAGE_BYTES
 from schemas.errors import SettingsError
 from schemas.freshness import CANARY
 from schemas.names import IDENTIFIER
@@ -55,6 +56,12 @@ class KafkaSettings(SecuredKafka):
     replication_factor: int = Field(1, ge=1, le=10, description="of each topic, when it is created")
     retention_hours: float = Field(
         14 * 24.0, gt=0, description="how long topics keep changes, when they are created"
+    )
+    max_message_bytes: int = Field(
+        MAX_MESSAGE_BYTES,
+        ge=1024 * 1024,
+        le=1024**3,
+        description="largest record: a row before and after its change; greater, run `upwell connector apply`",
     )
 
 
@@ -117,7 +124,12 @@ class WorkerSettings(Strict):
     )
     lease_seconds: float = Field(120.0, gt=0, description="a claim of a dead worker is free again after this")
     poll_seconds: float = Field(1.0, gt=0, description="how often to look for pending texts when not woken")
-    embed_attempts: int = Field(5, ge=1, description="a text that fails this often becomes a dead letter")
+    embed_attempts: int = Field(
+        5, ge=1, description="a text that fails this often, or ends its worker, becomes a dead letter"
+    )
+    encode_deadline_seconds: float = Field(
+        600.0, ge=1, description="a worker whose model does not answer ends after this, to be started again"
+    )
     retry_deadline_seconds: float = Field(
         86_400.0, gt=0, description="a worker that waits for a neighbour gives up after this"
     )

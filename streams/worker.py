@@ -19,7 +19,7 @@ from aiohttp.web import AppRunner
 from faust.types import AppT
 
 from schemas.change import TopicPartition
-from schemas.errors import DeploymentChanged, MigrationNeeded, UpwellError
+from schemas.errors import DeploymentChanged, MigrationNeeded, PositionConflict, UpwellError
 from schemas.sink import GenerationInfo
 from streams.embed.recipes import RecipeBook
 from streams.embed.stage import Embedder, EmbedLimits, Recipe
@@ -105,6 +105,7 @@ class Worker:
                 settings.home,
                 settings.worker.session_timeout_seconds,
                 security=settings.kafka.security(),
+                max_message_bytes=settings.kafka.max_message_bytes,
             ),
             intakes,
             batch_size=settings.worker.batch_size,
@@ -140,11 +141,32 @@ class Worker:
             ends: Ends | None = None
             with contextlib.suppress(UpwellError):
                 ends = await asyncio.to_thread(self._parts.read_ends)
+            await self._look_for_a_restore()
             starts = {} if ends is None else ends.starts
             assigned = app.consumer.assigned() if app.started else frozenset()
             positions = {at: self._positions.get(at, starts.get(at, 0)) for at in assigned}
             self._vitals.looked(positions, None if ends is None else ends.ends)
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_for_a_restore(self) -> None:
+        """A sink behind our positions was restored from a backup (H21). Where nothing arrives, only this finds out.
+
+        Ours are moved after the commit, so those read before the sink's are never ahead of them.
+        """
+        ours = dict(self._positions)
+        try:
+            found = await self._parts.store.positions(sorted({at.topic for at in ours}))
+        except UpwellError:
+            return
+        for at, position in sorted(ours.items()):
+            if found.get(at, 0) < position:
+                self._on_fatal(
+                    PositionConflict(
+                        f"{at.topic}/{at.partition}: the sink's position is {found.get(at)}, this worker has taken "
+                        f"in up to {position}: a restored sink; a restart begins at the sink's"
+                    )
+                )
+                return
 
     async def _start(self, app: object) -> None:
         log.info("worker starting", slot=self._parts.slot)
@@ -222,6 +244,7 @@ class Worker:
                     settings.lease_seconds,
                     settings.poll_seconds,
                     settings.embed_attempts,
+                    settings.encode_deadline_seconds,
                 ),
                 executor=self._executor,
                 vitals=self._vitals,

@@ -2,7 +2,8 @@
 
 A model `path:fake-256` has 256 dimensions, `path:missing` cannot be loaded, every other has 384.
 FAKE_CLOCK_SECONDS sets this process's clock ahead. FAKE_SECONDS_PER_TEXT makes it slow; FAKE_HOLD names a file: while
-it exists, encoding waits. FAKE_HOLD_LOAD the same for the loading of a `path:` model.
+it exists, encoding waits. FAKE_HOLD_LOAD the same for the loading of a `path:` model. A text that says "hang the model"
+or "kill the worker" does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +43,10 @@ class SlowEncoder(FakeEncoder):
         hold = os.environ.get("FAKE_HOLD")
         while hold and Path(hold).exists():
             time.sleep(0.01)
+        if any("hang the model" in text for text in texts):
+            threading.Event().wait()
+        if any("kill the worker" in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
         vectors = super().encode(texts)
         for row, text in enumerate(texts):
             if text.startswith("canary of upwell"):  # texts that are nearly the same are near each other

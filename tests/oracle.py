@@ -1,21 +1,35 @@
 """Compares source and sink, key by key, sharing no code with the pipeline.
 
-Texts are made here by plain formatting, and compared with the chunks of the view joined without white space (how a
-document is cut is not the oracle's matter). Vectors are recomputed from the chunks' texts.
+Both sides are read as `to_jsonb` in UTC prints them, with every digit. Texts are made here by plain formatting, and
+compared with the chunks of the view joined without white space (how a document is cut is not the oracle's matter).
+Vectors are recomputed from the chunks' texts.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import psycopg
-import psycopg.rows
 
 Encode = Callable[[Sequence[str]], Any]
 TextOf = Callable[[Mapping[str, Any]], str]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table, and the collection that should say the same: what its key is, and what is made of a row."""
+
+    collection: str
+    table: str
+    text: TextOf
+    metadata: Sequence[str]
+    key: Sequence[str] = ("id",)
 
 
 @dataclass
@@ -32,18 +46,22 @@ class Difference:
         return any((self.missing, self.extra, self.wrong_text, self.wrong_metadata, self.wrong_vector))
 
 
-def content_text(row: Mapping[str, Any]) -> str:
+def content_text(row: Row) -> str:
     return f"{row['title'] or ''} {row['body'] or ''} {', '.join(row['tags'] or [])}"
 
 
-def customer_text(row: Mapping[str, Any]) -> str:
+def customer_text(row: Row) -> str:
     interests = ", ".join(row["interests"] or [])
     return f"{row['full_name'] or ''} ({row['segment'] or ''}). Interests: {interests}. {row['notes'] or ''}"
 
 
-TEXTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str], tuple[str, ...]]] = {
-    "content": ("shop.content", content_text, ("locale", "published", "price", "updated_at", "tags")),
-    "customers": ("shop.customers", customer_text, ("segment", "marketing_consent", "updated_at")),
+COMPARED: Mapping[str, Compared] = {
+    "content": Compared(
+        "content", "shop.content", content_text, ("locale", "published", "price", "updated_at", "tags")
+    ),
+    "customers": Compared(
+        "customers", "shop.customers", customer_text, ("segment", "marketing_consent", "updated_at")
+    ),
 }
 
 
@@ -53,54 +71,67 @@ def squeezed(text: str) -> str:
 
 
 def _rows(dsn: str, query: str) -> list[dict[str, Any]]:
-    with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection:
-        return connection.execute(query).fetchall()
+    """Rows of one jsonb column, and of a second one beside it as `vector`."""
+    with psycopg.connect(dsn, options="-c TimeZone=UTC") as connection:
+        found = connection.execute(query).fetchall()
+    return [
+        {**json.loads(row[0], parse_float=Decimal), **({"vector": row[1]} if len(row) > 1 else {})}
+        for row in found
+    ]
 
 
 def compare(
     source_dsn: str, sink_dsn: str, collection: str, encode: Encode | None = None, text: TextOf | None = None
 ) -> Difference:
-    """Read both sides and compare; with `encode`, every stored vector is recomputed too (cosine >= 0.9999).
+    """One of the sample's two collections. `text`: what another template than its first makes of a row."""
+    compared = COMPARED[collection]
+    return compare_table(
+        source_dsn, sink_dsn, compared if text is None else replace(compared, text=text), encode
+    )
 
-    `text`: what another template than the collection's first makes of a row.
-    """
-    table, text_of, metadata = TEXTS[collection]
-    text_of = text or text_of
-    source = {row["id"]: row for row in _rows(source_dsn, f"SELECT * FROM {table}")}
-    chunks: dict[int, list[dict[str, Any]]] = {}
+
+def compare_table(
+    source_dsn: str, sink_dsn: str, compared: Compared, encode: Encode | None = None
+) -> Difference:
+    """Read both sides and compare; with `encode`, every stored vector is recomputed too (cosine >= 0.9999)."""
+    source = {
+        _key(compared, row): row
+        for row in _rows(source_dsn, f"SELECT to_jsonb(t)::text FROM {compared.table} t")
+    }
+    chunks: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(
-        sink_dsn, f"SELECT *, embedding::text AS vector FROM upwell.{collection} ORDER BY id, chunk_no"
+        sink_dsn,
+        "SELECT (to_jsonb(v) - 'embedding')::text, embedding::text "
+        f"FROM upwell.{compared.collection} v ORDER BY chunk_no",
     ):
-        chunks.setdefault(row["id"], []).append(row)
+        chunks.setdefault(_key(compared, row), []).append(row)
     found = Difference()
     found.missing = [
-        str(key) for key in sorted(source.keys() - chunks.keys()) if squeezed(text_of(source[key]))
+        key for key in sorted(source.keys() - chunks.keys()) if squeezed(compared.text(source[key]))
     ]
-    found.extra = [str(key) for key in sorted(chunks.keys() - source.keys())]
+    found.extra = sorted(chunks.keys() - source.keys())
     for key in sorted(source.keys() & chunks.keys()):
-        _compare_row(found, source[key], chunks[key], text_of(source[key]), metadata)
+        _compare_row(found, key, source[key], chunks[key], compared)
     if encode is not None:
-        _compare_vectors(found, [row for rows in chunks.values() for row in rows], encode)
+        _compare_vectors(found, compared, [row for rows in chunks.values() for row in rows], encode)
     return found
 
 
-def _compare_row(
-    found: Difference,
-    source: Mapping[str, Any],
-    chunks: Sequence[Mapping[str, Any]],
-    text: str,
-    metadata: Sequence[str],
-) -> None:
-    key = str(source["id"])
+def _key(compared: Compared, row: Row) -> str:
+    return json.dumps([row[column] for column in compared.key])
+
+
+def _compare_row(found: Difference, key: str, source: Row, chunks: Sequence[Row], compared: Compared) -> None:
     if [row["chunk_no"] for row in chunks] != list(range(len(chunks))):
         found.wrong_text.append(f"{key}: chunk numbers")
-    elif squeezed("".join(row["chunk_text"] for row in chunks)) != squeezed(text):
+    elif squeezed("".join(row["chunk_text"] for row in chunks)) != squeezed(compared.text(source)):
         found.wrong_text.append(key)
-    if any(row[column] != source[column] for row in chunks for column in metadata):
-        found.wrong_metadata.append(key)
+    wrong = {column for row in chunks for column in compared.metadata if row[column] != source[column]}
+    if wrong:
+        found.wrong_metadata.append(f"{key}: {', '.join(sorted(wrong))}")
 
 
-def _compare_vectors(found: Difference, rows: Sequence[Mapping[str, Any]], encode: Encode) -> None:
+def _compare_vectors(found: Difference, compared: Compared, rows: Sequence[Row], encode: Encode) -> None:
     texts = sorted({row["chunk_text"] for row in rows})
     if not texts:
         return
@@ -110,4 +141,4 @@ def _compare_vectors(found: Difference, rows: Sequence[Mapping[str, Any]], encod
         wanted = expected[row["chunk_text"]]
         cosine = float(stored @ wanted / (np.linalg.norm(stored) * np.linalg.norm(wanted)))
         if cosine < 0.9999:
-            found.wrong_vector.append(f"{row['id']}/{row['chunk_no']}: cosine {cosine:.6f}")
+            found.wrong_vector.append(f"{_key(compared, row)}/{row['chunk_no']}: cosine {cosine:.6f}")

@@ -13,7 +13,10 @@ from schemas.errors import SettingsError
 from schemas.names import check_identifier
 
 CONNECTOR_CLASS: Final = "io.debezium.connector.postgresql.PostgresConnector"
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+#: Of one record in Kafka, by default: a text of 8 MiB before and after its change, and the rest of the row.
+MAX_MESSAGE_BYTES: Final = 20 * 1024 * 1024
+#: Kafka's default of what a producer may hold; one record has to fit, and a second one beside it.
+_PRODUCER_BUFFER_BYTES: Final = 32 * 1024 * 1024
 
 #: One row, rewritten: the slot advances also while only other tables change, and H31's last commit is
 #: flushed.
@@ -51,7 +54,6 @@ FIXED: Final[dict[str, str]] = {
     "max.batch.size": "512",
     "max.queue.size": "2048",
     "max.queue.size.in.bytes": str(64 * 1024 * 1024),
-    "producer.override.max.request.size": str(MAX_MESSAGE_BYTES),
     "producer.override.compression.type": "lz4",
     "producer.override.linger.ms": "5",
     "database.tcpKeepAlive": "true",
@@ -86,6 +88,7 @@ class ConnectorConfig:
     poll_interval_ms: int = 20
     snapshot_chunk_rows: int = 128
     retry_wait_ms: int = 2000
+    max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def render(self) -> dict[str, str]:
         """The JSON object for `PUT /connectors/{name}/config`, keys sorted. Raises SettingsError."""
@@ -135,6 +138,8 @@ class ConnectorConfig:
             "poll.interval.ms": str(self.poll_interval_ms),
             "incremental.snapshot.chunk.size": str(self.snapshot_chunk_rows),
             "retriable.restart.connector.wait.ms": str(self.retry_wait_ms),
+            "producer.override.max.request.size": str(self.max_message_bytes),
+            "producer.override.buffer.memory": str(max(_PRODUCER_BUFFER_BYTES, 2 * self.max_message_bytes)),
         }
         if self.excluded:
             config["column.exclude.list"] = ",".join(_pattern(column) for column in self.excluded)

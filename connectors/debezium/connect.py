@@ -23,6 +23,10 @@ TIMEOUT_SECONDS: Final = (5.0, 60.0)
 REBALANCE_SECONDS: Final = 60.0
 
 _SECRET: Final = re.compile(r"(?i)\b(password|passwd|secret|token|basic\.auth\.user\.info)\b(\s*[=:]\s*)\S+")
+#: The producer refuses a record before it is sent; Kafka's broker says no size.
+_TOO_LARGE: Final = re.compile(
+    r"RecordTooLargeException: The message is (\d+) bytes when serialized which is larger than"
+)
 _URL_SECRET: Final = re.compile(r"(?i)(://[^\s:/@]+:)[^\s@]+@")
 
 
@@ -194,6 +198,12 @@ def root_cause(trace: str) -> str:
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     line = causes[-1] if causes else (lines[0] if lines else "")
+    size = _TOO_LARGE.search(line)
+    if size:
+        return (
+            f"a row takes {size[1]} bytes, before and after its change, more than "
+            f"UPWELL_KAFKA_MAX_MESSAGE_BYTES allows"
+        )
     return redacted(line)[:500]
 
 

@@ -134,13 +134,30 @@ class EmbedTransactions:
                 seconds = {"seconds": retry_seconds or 0.0, "attempts": 0 if retry_seconds is None else 1}
                 await connection.execute(SQL["return_claims"], {**mine, **seconds})
 
-    async def release(self, slot: str) -> int:
-        """Free all leases of a worker slot (it restarted); how many. Raises Conflict if others keep the rows."""
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        """Free claims at once, as if they had not been claimed."""
+        with sink_errors():
+            async with self._pool.connection() as connection, connection.transaction():
+                for place in sorted({(claim.collection, claim.generation) for claim in claims}):
+                    here = [claim for claim in claims if (claim.collection, claim.generation) == place]
+                    await connection.execute(
+                        SQL["give_back"],
+                        {
+                            "collection": place[0],
+                            "generation": place[1],
+                            "keys": [claim.key for claim in here],
+                            "tokens": [claim.token for claim in here],
+                        },
+                    )
+
+    async def release(self, slot: str, *, died: bool = False) -> int:
+        """See `EmbedStore.release`. Raises Conflict if others keep the rows."""
         released, deadline = 0, time.monotonic() + RELEASE_SECONDS
         with sink_errors():
             async with self._pool.connection() as connection:
                 while True:
-                    released += (await connection.execute(SQL["release_slot"], {"slot": slot})).rowcount
+                    freed = await connection.execute(SQL["release_slot"], {"slot": slot, "died": died})
+                    released += freed.rowcount
                     left = await (await connection.execute(SQL["slot_holds"], {"slot": slot})).fetchone()
                     if left is None or not left[0]:
                         return released

@@ -16,7 +16,7 @@ from connectors.postgres.layout import Column, embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import TopicPartition, Version
-from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
+from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict, RecordRejected
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, RecordState
 
 SQL: Final = Queries.load("sink")
@@ -50,13 +50,17 @@ class IntakeTransactions:
         self, request: IntakeRequest, decide: Callable[[IntakeView], IntakePlan]
     ) -> tuple[IntakePlan, datetime]:
         """One transaction; see `IntakeStore.intake`."""
-        with sink_errors():
-            async with self._pool.connection() as connection:
-                columns = await self._columns_of(connection, request.collection)
-                async with connection.transaction():
-                    seen = await lock_and_read(connection, request)
-                    plan = decide(seen.view)
-                    return plan, await write_plan(connection, request, plan, seen, columns)
+        try:
+            with sink_errors():
+                async with self._pool.connection() as connection:
+                    columns = await self._columns_of(connection, request.collection)
+                    async with connection.transaction():
+                        seen = await lock_and_read(connection, request)
+                        plan = decide(seen.view)
+                        return plan, await write_plan(connection, request, plan, seen, columns)
+        except RecordRejected:
+            self._columns.pop(request.collection, None)  # a column's type may be another by now
+            raise
 
     async def _columns_of(self, connection: Connection, collection: str) -> list[Column]:
         """Key and metadata columns of the record table; read once."""

@@ -42,7 +42,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class CollectionLayout:
-    """Everything the sink needs to know of a collection. Raises SettingsError for a column name that is ours."""
+    """Everything the sink needs to know of a collection. Raises SettingsError for a column name that is ours.
+
+    `valued`: metadata columns that are new to the sink, and not NULL in each row of the source.
+    """
 
     name: str
     table: str
@@ -50,6 +53,7 @@ class CollectionLayout:
     metadata: Sequence[Column]
     generation: GenerationInfo
     threshold_seconds: float
+    valued: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "collection")

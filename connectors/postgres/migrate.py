@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.layout import CollectionLayout, Column, embedding_table, record_table
+from connectors.postgres.record_columns import fill, read_again, stored_types
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
@@ -177,11 +178,11 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
         )
     connection.execute(SQL["create_watermark"], {"name": layout.name})
     connection.execute(SQL["move_deadlines"], {"collection": layout.name})
-    _record(connection, layout)
+    again = _record(connection, layout)
     live = _live(connection, layout)
     make_embedding(connection, live)
     make_read_side(connection, replace(layout, generation=live))
-    return [f"collection {layout.name}"] if row[2] else []
+    return [f"collection {layout.name}"] if row[2] else again
 
 
 def fed_generations(connection: Connection, collection: str) -> list[GenerationInfo]:
@@ -225,7 +226,8 @@ def _check_wanted(name: str, wanted: GenerationInfo, fed: Sequence[GenerationInf
     )
 
 
-def _record(connection: Connection, layout: CollectionLayout) -> None:
+def _record(connection: Connection, layout: CollectionLayout) -> list[str]:
+    """Returns what was done to the rows that are there, in words."""
     record = record_table(layout.name)
     connection.execute(SQL.filled("create_record", record=record))
     there = {row[0] for row in connection.execute(
@@ -233,18 +235,45 @@ def _record(connection: Connection, layout: CollectionLayout) -> None:
         (f"upwell.record_{layout.name}",),
     )}  # fmt: skip
     wanted = {"_partition", *(column.name for column in layout.columns)}
-    if wanted - there and connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"}).rowcount:
+    stored = stored_types(connection, layout.name)
+    retyped = [column for column in layout.columns if stored.get(column.name, column.type) != column.type]
+    if (wanted - there or retyped) and connection.execute(
+        SQL["view_columns"], {"view": f"upwell.{layout.name}"}
+    ).rowcount:
         connection.execute(SQL.filled("lock_view", view=sql.Identifier("upwell", layout.name)))
     if "_partition" not in there:
         connection.execute(SQL.filled("add_partition", record=record))
+    if retyped:
+        _drop_read_side(connection, layout)
+    for column in retyped:
+        connection.execute(SQL.filled("drop_column", record=record, column=sql.Identifier(column.name)))
+        there.remove(column.name)
     for column in layout.columns:
-        parts = {"record": record, "column": sql.Identifier(column.name), "type": _type(column)}
         if column.name not in there:
-            connection.execute(SQL.filled("add_column", **parts))
-            connection.execute(SQL.filled("fill_column", column_name=sql.Literal(column.name), **parts))
+            name = sql.Identifier(column.name)
+            connection.execute(SQL.filled("add_column", record=record, column=name, type=_type(column)))
+            fill(connection, layout, column.name, _type(column))
     keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
     index = sql.Identifier(f"record_{layout.name}_key")
     connection.execute(SQL.filled("index_key", index=index, record=record, columns=keys))
+    return _again(connection, layout, retyped)
+
+
+def _again(connection: Connection, layout: CollectionLayout, retyped: Sequence[Column]) -> list[str]:
+    """Rows that are to be read again, as no event says what their columns are."""
+    done = [f"collection {layout.name}: {column.name} is {column.type} now" for column in retyped]
+    if retyped or layout.valued:
+        count = read_again(connection, layout.name, () if retyped else sorted(layout.valued))
+        done += [f"collection {layout.name}: {count} rows are read again"] if count else []
+    return done
+
+
+def _drop_read_side(connection: Connection, layout: CollectionLayout) -> None:
+    """A column cannot change its type under them. `make_read_side` makes them again, in the same transaction."""
+    if connection.execute(SQL["view_columns"], {"view": f"upwell.{layout.name}"}).rowcount:
+        connection.execute(SQL.filled("drop_view", view=sql.Identifier("upwell", layout.name)))
+    function = sql.Identifier("upwell", f"search_{layout.name}")
+    connection.execute(SQL.filled("drop_search", function=function))
 
 
 def _type(column: Column) -> sql.SQL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ LEAST_VERSION: Final = 140_000
 SLOT_SECONDS: Final = 30.0
 SQL: Final = Queries.load("source")
 
+#: Types of Postgres of which Debezium sends nothing, or something else (infra/decisions/0014).
+_NOT_SENT: Final = re.compile(
+    r"bit varying.*|(money|interval|bit|point)\b.*\[\]|(box|circle|line|lseg|path|polygon)(\[\])?"
+    r"|(tsquery|jsonpath|pg_lsn|pg_snapshot|txid_snapshot|xid8?|cid|tid|reg\w+|\w+multirange)(\[\])?"
+)
+
 Row = dict[str, Any]
 Connection = psycopg.Connection[Any]
 
@@ -31,6 +38,7 @@ class SourceColumn:
     """`type` as `format_type` prints it, `text` for an enum or a type of an extension.
 
     `toastable`: an unchanged value may be missing from an update's event. `enum`: of an enum, or an array of one.
+    `composed`: of a composite type, or an array of one or of a domain.
     """
 
     name: str
@@ -39,6 +47,17 @@ class SourceColumn:
     toastable: bool
     generated: bool
     enum: bool = False
+    composed: bool = False
+
+    @property
+    def why_not_streamed(self) -> str:
+        """Why its value does not reach the stream, "" if it does."""
+        if self.generated:
+            return "is a generated column: replication leaves it out"
+        if self.composed or _NOT_SENT.fullmatch(self.type):
+            kind = "a composite type, or an array of a domain" if self.composed else self.type
+            return f"is {kind}, which Debezium does not send as it is: leave it out of template and metadata"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +84,8 @@ class TableInfo:
         for name in sorted(columns):
             if name not in by_name:
                 raise SettingsError(f"{self.table} has no column {name!r}, which {why} names")
-            if streamed and by_name[name].generated:
-                raise SettingsError(f"{self.table}.{name} is a generated column: replication leaves it out")
+            if streamed and (reason := by_name[name].why_not_streamed):
+                raise SettingsError(f"{self.table}.{name} {reason}")
 
     def unsafe(self, columns: Iterable[str]) -> list[str]:
         """Those of `columns` that an update's event may lack, because identity is not FULL."""
@@ -137,6 +156,16 @@ def drop_slot(connection: Connection, slot: str) -> bool:
     return False
 
 
+def has_values(connection: Connection, table: str, column: str) -> bool:
+    """Whether a column is anything but NULL in some row."""
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)").format(
+        sql.Identifier(*table.split(".")), sql.Identifier(column)
+    )
+    with source_errors():
+        row = connection.execute(query).fetchone()
+    return row is not None and bool(row[0])
+
+
 def look_for(
     connection: Connection,
     table: str,
@@ -204,6 +233,12 @@ def _inspect(connection: Connection, table: str) -> TableInfo:
     key = sorted((row for row in found if row["key_position"]), key=lambda row: int(row["key_position"]))
     if not key:
         raise SettingsError(f"{table} has no primary key: published without one, its own UPDATEs would fail")
+    hidden = [row["name"] for row in found if row["virtual"]]
+    if relation["identity"] == "f" and hidden:
+        raise SettingsError(
+            f"{table} has REPLICA IDENTITY FULL and the virtual generated column {hidden[0]!r}: published so, its own "
+            f"UPDATEs would fail; make the column STORED"
+        )
     return TableInfo(table, tuple(map(_column, key)), tuple(map(_column, found)), relation["identity"] == "f")
 
 
@@ -225,5 +260,11 @@ def _refuse(table: str, relation: Row) -> None:
 
 def _column(row: Row) -> SourceColumn:
     return SourceColumn(
-        row["name"], row["type"], row["not_null"], row["toastable"], row["generated"], row["enum"]
+        row["name"],
+        row["type"],
+        row["not_null"],
+        row["toastable"],
+        row["generated"],
+        row["enum"],
+        row["composed"],
     )

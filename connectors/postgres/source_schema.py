@@ -81,11 +81,14 @@ def _publication(connection: Connection, publication: str, wanted: tuple[str, ..
     facts = first(connection, "publication", {"publication": publication})
     if facts is None:
         listed = ", ".join(_quoted(table) for table in wanted)
-        return [Step(f"CREATE PUBLICATION {publication} FOR TABLE {listed}", f"publication {publication}")]
+        create = Step(f"CREATE PUBLICATION {publication} FOR TABLE {listed}", f"publication {publication}")
+        return [create, Step(_generated(publication), "")]
     if facts["all_tables"]:
         raise SettingsError(f"publication {publication} is FOR ALL TABLES: drop it, upwell makes its own")
     present = {str(row["name"]) for row in rows(connection, "published_tables", {"publication": publication})}
     steps = [] if facts["complete"] else [_all_operations(publication)]
+    if not facts["generated"]:
+        steps.append(Step(_generated(publication), f"publication {publication}: generated columns"))
     for table in sorted(set(wanted) - present):
         text = f"ALTER PUBLICATION {publication} ADD TABLE {_quoted(table)}"
         steps.append(Step(_forget(publication, table), ""))
@@ -100,6 +103,14 @@ def _publication(connection: Connection, publication: str, wanted: tuple[str, ..
 def _all_operations(publication: str) -> Step:
     text = f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
     return Step(text, f"publication {publication}: all operations")
+
+
+def _generated(publication: str) -> str:
+    """From Postgres 18 on, the tables' own UPDATEs fail otherwise (infra/decisions/0014); no older one knows it."""
+    return (
+        "DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN\n"
+        f"  EXECUTE 'ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)';\nEND IF; END $$"
+    )
 
 
 def _quoted(table: str) -> str:
@@ -174,7 +185,7 @@ def fresh_plan(name: str, tables: Iterable[str]) -> list[Step]:
         f"  CREATE PUBLICATION {publication} FOR TABLE {listed};\nEND IF; END $$"
     )
     steps = [Step("CREATE SCHEMA IF NOT EXISTS upwell", ""), *(Step(text, "") for text in TABLES.values())]
-    return [*steps, _deployment(name), Step(create, "")]
+    return [*steps, _deployment(name), Step(create, ""), Step(_generated(publication), "")]
 
 
 def script(name: str, steps: Iterable[Step], plain: Iterable[str]) -> list[str]:

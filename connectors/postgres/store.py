@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -19,16 +19,27 @@ from connectors.postgres.capture_state import SQL as CAPTURE
 from connectors.postgres.embed_store import EmbedTransactions
 from connectors.postgres.intake_store import SQL, Pool
 from connectors.postgres.intake_writes import storable
+from connectors.postgres.keeping import keep, kept
 from connectors.postgres.migrate import check_schema
 from connectors.postgres.replay import ReplayTransactions
 from connectors.postgres.translate import sink_errors
-from schemas.errors import SlotTaken, UpwellError
+from schemas.errors import Conflict, SlotTaken, UpwellError
 from schemas.freshness import SlowChange
 from schemas.readings import BLOCKED_SECONDS
 
+log = structlog.get_logger()
+
 SEEN_SECONDS: Final = 5.0
+#: How long a starting worker waits for its slot: what a killed one held, a server that cannot hear of its end lets go
+#: when it does not answer `keeping.SERVER` any more.
+SLOT_SECONDS: Final = 30.0
+SLOT_SAID_SECONDS: Final = 1.0
+SLOT_POLL_SECONDS: Final = 0.1
 PARTITION_SECONDS: Final = 3600.0
 POOL_SECONDS: Final = 10.0
+#: The pool doubles its pauses between attempts for as long as this, and begins anew when it is asked for a connection:
+#: with its default of five minutes a sink that comes back is not noticed for minutes.
+RECONNECT_SECONDS: Final = 3.0
 
 Place = tuple[str, datetime, str]
 
@@ -43,6 +54,7 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         self._writer = f"{writer}@{int(time.time())}"
         self._url = ""
         self._held: psycopg.AsyncConnection[Any] | None = None
+        self._registered, self._lost_at = "", 0.0
 
     @classmethod
     async def open(
@@ -50,12 +62,15 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
     ) -> PostgresStore:
         """Connect and check the schema. Raises SinkUnavailable, MigrationNeeded, SettingsError."""
         await asyncio.to_thread(_check, dsn)
+        dsn = kept(dsn)
         pool: Pool = AsyncConnectionPool(
             dsn,
             min_size=1,
             max_size=pool_size,
             timeout=POOL_SECONDS,
+            reconnect_timeout=RECONNECT_SECONDS,
             kwargs={"autocommit": True, "application_name": "upwell worker"},
+            configure=keep,
             open=False,
         )
         with sink_errors():
@@ -74,17 +89,70 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
             async with self._pool.connection() as connection:
                 return {row[0]: row[1] async for row in await connection.execute(SQL["collections"])}
 
-    async def register_worker(self, slot: str, host: str, pid: int) -> None:
-        """Take a worker slot for as long as this process lives. Raises SlotTaken if another has it."""
+    async def register_worker(
+        self, slot: str, host: str, pid: int, *, wait_seconds: float = SLOT_SECONDS
+    ) -> None:
+        """Take a worker slot for as long as this process lives; waits for one that was killed to be gone.
+
+        Raises SlotTaken if another has it for longer.
+        """
         with sink_errors():
-            self._held = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=10, application_name=f"upwell slot {slot}"
-            )
-            taken = await (await self._held.execute(SQL["take_slot"], {"slot": slot})).fetchone()
-            if taken is None or not taken[0]:
-                raise SlotTaken(f"worker slot {slot} is taken by a live worker: give this one another --slot")
+            self._held = await self._slot_taken(slot, wait_seconds)
+            self._registered = slot
             await self._held.execute(SQL["register_worker"], {"slot": slot, "host": host, "pid": pid})
             await self._held.execute(SQL["clear_blocked_slot"], {"slot": slot})
+
+    async def _slot_taken(self, slot: str, wait_seconds: float) -> psycopg.AsyncConnection[Any]:
+        """A connection of its own that has the slot's lock."""
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, connect_timeout=10, application_name=f"upwell slot {slot}"
+        )
+        try:
+            await keep(connection)
+            since, is_said = time.monotonic(), False
+            while True:
+                taken = await (await connection.execute(SQL["take_slot"], {"slot": slot})).fetchone()
+                if taken is not None and taken[0]:
+                    return connection
+                waited = time.monotonic() - since
+                if waited >= wait_seconds:
+                    raise SlotTaken(
+                        f"worker slot {slot} is taken by a live worker: give this one another --slot"
+                    )
+                if waited > SLOT_SAID_SECONDS and not is_said:
+                    log.warning("worker slot is still held: waiting", slot=slot, seconds=wait_seconds)
+                    is_said = True
+                await asyncio.sleep(SLOT_POLL_SECONDS)
+        except BaseException:
+            await connection.close()
+            raise
+
+    async def _seen(self) -> None:
+        """Say that this worker lives, on the slot's own connection: one that was lost is noticed, and taken anew.
+
+        Raises SlotTaken if another worker has taken the slot meanwhile.
+        """
+        said = {"slot": self._slot, "url": self._url}
+        if self._held is None:
+            await self._run("seen_worker", said)
+            return
+        with sink_errors():
+            if self._held.closed:
+                await self._take_again(self._registered)
+            await self._held.execute(SQL["seen_worker"], said)
+
+    async def _take_again(self, slot: str) -> None:
+        """What the server still holds for our lost connection is let go of; what is held for longer is another's."""
+        now = time.monotonic()
+        self._lost_at = self._lost_at or now
+        try:
+            self._held = await self._slot_taken(slot, 0.0)
+        except SlotTaken as error:
+            if now - self._lost_at < SLOT_SECONDS:
+                raise Conflict(f"worker slot {slot} is not free yet") from error
+            raise
+        self._lost_at = 0.0
+        log.info("worker slot taken again", slot=slot)
 
     async def deployment(self) -> Deployment:
         """What a worker is started for, as it is now."""
@@ -136,14 +204,21 @@ class PostgresStore(ReplayTransactions, EmbedTransactions):
         return row is not None and bool(row[0])
 
     async def keep_house(self, should_stop: Callable[[], bool]) -> None:
-        """Say that this worker lives, and make the coming audit partitions; the sink being away is no matter here."""
+        """Say that this worker lives, and make the coming audit partitions; the sink being away is no matter here.
+
+        Raises SlotTaken.
+        """
         partitions_at = 0.0
         while not should_stop():
-            with contextlib.suppress(UpwellError):
-                await self._run("seen_worker", {"slot": self._slot, "url": self._url})
+            try:
+                await self._seen()
                 if time.monotonic() - partitions_at > PARTITION_SECONDS or not partitions_at:
                     await self._run("make_audit_partitions", {"retention_days": self._retention_days})
                     partitions_at = time.monotonic()
+            except SlotTaken:
+                raise
+            except UpwellError:
+                pass
             for _ in range(int(SEEN_SECONDS / 0.25)):
                 if should_stop():
                     return

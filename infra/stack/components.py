@@ -170,8 +170,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
-message.max.bytes=16777216
-replica.fetch.max.bytes=16777216
+message.max.bytes=20971520
+replica.fetch.max.bytes=20971520
 """
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from connectors.debezium.config import CONNECTOR_CLASS, FIXED, MAX_MESSAGE_BYTES, converters
+from connectors.debezium.config import CONNECTOR_CLASS, FIXED, converters
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
@@ -145,30 +145,32 @@ def _topic_settings(cluster: Cluster, settings: Settings, known: Known) -> Itera
     naming = Naming(settings.name, known.lineage)
     wanted = [naming.topic(spec.table) for spec in settings.collections.values()]
     found = cluster.kafka.topic_settings([topic for topic in wanted if topic in known.topics])
-    yield from judge_topic_settings(found, settings.kafka.retention_hours)
+    yield from judge_topic_settings(found, settings.kafka.retention_hours, settings.kafka.max_message_bytes)
 
 
-def judge_topic_settings(found: Mapping[str, Mapping[str, str]], hours: float) -> Iterator[Verdict]:
+def judge_topic_settings(
+    found: Mapping[str, Mapping[str, str]], hours: float, message_bytes: int
+) -> Iterator[Verdict]:
     """Only what an administrator changed afterwards differs."""
     fine = True
     for topic, values in sorted(found.items()):
-        for verdict in _judge_topic(topic, values, hours):
+        for verdict in _judge_topic(topic, values, hours, message_bytes):
             fine = False
             yield verdict
     if fine:
-        yield ok(
-            f"retention {hours:g} h, messages up to {MAX_MESSAGE_BYTES // 1024**2} MiB, nothing compacted"
-        )
+        yield ok(f"retention {hours:g} h, messages up to {message_bytes / 1024**2:g} MiB, nothing compacted")
 
 
-def _judge_topic(topic: str, values: Mapping[str, str], hours: float) -> Iterator[Verdict]:
+def _judge_topic(
+    topic: str, values: Mapping[str, str], hours: float, message_bytes: int
+) -> Iterator[Verdict]:
     if "compact" in values.get("cleanup.policy", "delete"):
         yield fail(f"{topic} is compacted: it forgets deletes", "set its cleanup.policy to delete")
-    limit = int(values.get("max.message.bytes", MAX_MESSAGE_BYTES))
-    if limit < MAX_MESSAGE_BYTES:
+    limit = int(values.get("max.message.bytes", message_bytes))
+    if limit < message_bytes:
         yield fail(
-            f"{topic} takes messages of {limit} bytes, the connector sends up to {MAX_MESSAGE_BYTES}",
-            f"set its max.message.bytes to {MAX_MESSAGE_BYTES}",
+            f"{topic} takes messages of {limit} bytes, the connector sends up to {message_bytes}",
+            "run `upwell connector apply`",
         )
     kept = int(values.get("retention.ms", "-1"))
     if 0 <= kept < int(hours * 3_600_000):

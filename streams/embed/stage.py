@@ -2,20 +2,34 @@
 
 No lock is held while encoding. What happened meanwhile is found at the write: a deleted or replaced document is
 thrown away there by its lease token (H13).
+
+A text may end the process, or never come back from the model. Nobody can tell which one of a batch it was, so all that
+a dead process had are tried alone, and nothing else is held meanwhile: what the next one dies with is what it died of.
+After `attempts` of them it becomes a dead letter (ADR 0018).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
-from schemas.errors import Conflict, DocumentTooLarge, Halt, Retry, UnusableVector, UpwellError
+from schemas.errors import (
+    Conflict,
+    DocumentTooLarge,
+    Halt,
+    ModelHung,
+    NeverEmbedded,
+    Retry,
+    UnusableVector,
+    UpwellError,
+)
 from schemas.sink import Claim, EmbedWrite, WriteOutcome
 from schemas.template import Template
 from streams.embed.core import Cut, counts, cut, embed_write, to_encode
@@ -25,10 +39,14 @@ from streams.vitals import EMBED, Vitals
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 #: A step aims at this, so that a live change waits for at most about one step of backfill.
 STEP_SECONDS: Final = 0.5
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 300.0
+#: Most chunks of one call of the model, so that its deadline is one of bounded work.
+CALL_CHUNKS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,7 @@ class EmbedLimits:
     lease_seconds: float
     poll_seconds: float
     attempts: int
+    encode_deadline_seconds: float = 600.0
 
 
 class Embedder:
@@ -77,6 +96,7 @@ class Embedder:
         self._wake = asyncio.Event()
         self._batch = limits.batch
         self._stopping = False
+        self._alone_next = True
 
     def wake(self) -> None:
         """There is a pending row: do not wait for the poll."""
@@ -95,10 +115,12 @@ class Embedder:
     async def run(self, on_fatal: Callable[[BaseException], None]) -> None:
         """Free this slot's leases of an earlier life or step, then embed until `stop`. Halt errors go to `on_fatal`."""
         pause = 0.1
-        released = False
+        released, died = False, True
         while not self._stopping:
             try:
-                released = released or await self._store.release(self._slot) >= 0
+                if not released:
+                    await self._store.release(self._slot, died=died)
+                    released, died = True, False
                 self._wake.clear()
                 if await self._timed_step() == 0:
                     await self._wait(self._limits.poll_seconds)
@@ -111,6 +133,9 @@ class Embedder:
                 pause = min(pause * 2, 5.0)
             except Exception as error:
                 on_fatal(error)
+                if not isinstance(error, ModelHung):  # no text's fault
+                    with contextlib.suppress(UpwellError):
+                        await self._store.release(self._slot)
                 return
 
     async def _wait(self, seconds: float) -> None:
@@ -127,7 +152,7 @@ class Embedder:
             self._vitals.embedding(False)
 
     async def step(self) -> int:
-        """Claim and embed one batch. Returns the number of claims."""
+        """Claim and embed one batch, or one text that failed before. Returns the number of claims."""
         recipes = self._recipes
         claims = await self._store.claim(
             sorted(recipes),
@@ -136,23 +161,35 @@ class Embedder:
             self._limits.backfill_share,
             self._limits.lease_seconds,
         )
+        chosen = await self._chosen(claims)
         started = time.monotonic()
-        again = [claim for claim in claims if claim.attempts > 0]
         groups: dict[tuple[str, int], list[Claim]] = {}
-        for claim in claims:
-            if claim.attempts == 0:
-                groups.setdefault((claim.collection, claim.generation), []).append(claim)
+        for claim in chosen:
+            groups.setdefault((claim.collection, claim.generation), []).append(claim)
         for place, group in groups.items():
             await self._worked(recipes[place], group)
-        for claim in again:
-            await self._worked(recipes[claim.collection, claim.generation], [claim])
-        self._adapt(len(claims), time.monotonic() - started)
+        self._adapt(len(chosen), time.monotonic() - started)
         return len(claims)
+
+    async def _chosen(self, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """Those that never failed, or one that did, by turns; the others are given back."""
+        new = [claim for claim in claims if claim.attempts == 0]
+        again = [claim for claim in claims if claim.attempts > 0]
+        alone = bool(again) and (self._alone_next or not new)
+        self._alone_next = not alone
+        chosen, others = (again[:1], new + again[1:]) if alone else (new, again)
+        if others:
+            await self._store.give_back(others)
+        return chosen
 
     async def _worked(self, recipe: Recipe, claims: Sequence[Claim]) -> None:
         started = time.monotonic()
-        await self._embed(recipe, claims)
         first = claims[0]
+        # What died in a batch is tried alone at least once.
+        if first.attempts >= max(self._limits.attempts, 2):
+            await self._bury(first)
+            return
+        await self._embed(recipe, claims)
         self._measures.worked(first.collection, first.claimed_at, len(claims), time.monotonic() - started)
 
     def _adapt(self, claims: int, seconds: float) -> None:
@@ -175,31 +212,41 @@ class Embedder:
         except Exception as error:
             await self._isolate(recipe, claims, error)
 
-    async def _cut(self, recipe: Recipe, claims: Sequence[Claim]) -> list[Cut]:
-        loop = asyncio.get_running_loop()
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Off the event loop. Raises ModelHung at the deadline."""
+        running = asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+        seconds = self._limits.encode_deadline_seconds
+        await asyncio.wait({running}, timeout=seconds)
+        if not running.done():
+            raise ModelHung(
+                f"the model has not answered for {seconds:g} s: this worker ends and starts again"
+            )
+        return running.result()
 
+    async def _cut(self, recipe: Recipe, claims: Sequence[Claim]) -> list[Cut]:
         def work() -> list[Cut]:
             return [cut(claim, recipe.chunker.chunks(_document(recipe, claim))) for claim in claims]
 
-        return await loop.run_in_executor(self._executor, work)
+        return await self._in_thread(work)
 
     async def _encoded(
         self, recipe: Recipe, cuts: Sequence[Cut]
     ) -> tuple[list[EmbedWrite], frozenset[bytes]]:
         claim = cuts[0].claim
-        hashes = {digest for one in cuts for digest in one.hashes}
-        known = await self._store.known_hashes(claim.collection, claim.generation, hashes)
-        if recipe.copy_from is not None and hashes - known:
-            known |= await self._store.known_hashes(claim.collection, recipe.copy_from, hashes - known)
+        wanted = {digest for one in cuts for digest in one.hashes}
+        known = await self._store.known_hashes(claim.collection, claim.generation, wanted)
+        if recipe.copy_from is not None and wanted - known:
+            known |= await self._store.known_hashes(claim.collection, recipe.copy_from, wanted - known)
         missing = to_encode(cuts, known)
         vectors: dict[bytes, Sequence[float]] = {}
         if missing:
-            loop, started = asyncio.get_running_loop(), time.monotonic()
-            encoded = await loop.run_in_executor(
-                self._executor, recipe.encoder.encode, list(missing.values())
-            )
+            started = time.monotonic()
+            hashes, texts = list(missing), list(missing.values())
+            for begin in range(0, len(texts), CALL_CHUNKS):
+                some = slice(begin, begin + CALL_CHUNKS)
+                encoded = await self._in_thread(recipe.encoder.encode, texts[some])
+                vectors.update(zip(hashes[some], encoded, strict=True))
             self._measures.encoded(claim.collection, time.monotonic() - started)
-            vectors = dict(zip(missing, encoded, strict=True))
         return [embed_write(one, vectors, recipe.copy_from) for one in cuts], frozenset(missing)
 
     async def _write(
@@ -231,6 +278,21 @@ class Embedder:
         result = counts(cuts, encoded, own)
         for name in ("encoded", "kept", "copied"):
             self._measures.count(claim.collection, visible_at, f"chunks_{name}", getattr(result, name))
+
+    async def _bury(self, claim: Claim) -> None:
+        """Whoever tried it died, or the model hung: not once more."""
+        error = NeverEmbedded(
+            f"{claim.attempts} attempts at this text have failed or ended with their worker: it died, or the model hung"
+        )
+        log.error(
+            "embed failed",
+            collection=claim.collection,
+            version=list(claim.version),
+            attempt=claim.attempts,
+            error=type(error).__name__,
+            dead_letter=True,
+        )
+        await self._store.fail(claim, error, None)
 
     async def _isolate(self, recipe: Recipe, claims: Sequence[Claim], error: Exception) -> None:
         if len(claims) > 1:

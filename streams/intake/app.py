@@ -13,6 +13,7 @@ from faust.types.auth import CredentialsT
 from mode.supervisors import CrashingSupervisor
 
 from connectors.access import PLAIN_KAFKA, KafkaSecurity
+from connectors.debezium.config import MAX_MESSAGE_BYTES
 from schemas.change import TopicPartition
 from streams.intake.agent import consume
 from streams.intake.stage import Intake
@@ -21,7 +22,6 @@ from streams.intake.transport import PositionedTransport, ReadPositions
 #: More would let one slow or blocked agent starve the others; fewer costs throughput.
 MAX_POLL_RECORDS: Final = 100
 STREAM_BUFFER: Final = 1024
-FETCH_BYTES: Final = 16 * 1024 * 1024
 
 
 class IntakeApp(faust.App):  # type: ignore[misc]
@@ -47,6 +47,7 @@ def faust_settings(
     session_timeout_seconds: float,
     *,
     security: KafkaSecurity = PLAIN_KAFKA,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> dict[str, Any]:
     """Settings of the Faust app; each line was seen to lose data, hang or starve when left out (DESIGN 4)."""
     brokers = ";".join(f"kafka://{server.strip()}" for server in bootstrap_servers.split(","))
@@ -69,7 +70,7 @@ def faust_settings(
         "broker_heartbeat_interval": min(3.0, session_timeout_seconds / 3),
         "broker_rebalance_timeout": 120.0,
         "broker_request_timeout": 90.0,
-        "consumer_max_fetch_size": FETCH_BYTES,
+        "consumer_max_fetch_size": max_message_bytes,
         "consumer_group_instance_id": slot,
         "producer_request_timeout": 30.0,
         "table_standby_replicas": 0,

@@ -246,6 +246,9 @@ class _Batch:
             self.wanted.add(key)
             self.outcomes[place] = Outcome.IGNORED
             return
+        if change.doubtful:
+            self._doubt(place, key, folded, change)
+            return
         whole = self._completed(change, folded)
         if isinstance(whole, Undecodable):
             self._spoilt(place, whole)
@@ -256,6 +259,16 @@ class _Batch:
         self.outcomes[place] = Outcome.DELETED if change.operation is Operation.DELETE else Outcome.APPLIED
         if repaired:
             self.done.add(key)
+
+    def _doubt(self, place: tuple[TopicPartition, int], key: str, folded: _Folded, change: Change) -> None:
+        """The source is asked for the row. A key that is not there is noted as a marker of this version until then."""
+        if folded.state is not None and not folded.state.deleted:
+            self.outcomes[place] = Outcome.IGNORED
+        else:
+            self._supersede(folded)
+            folded.accept(replace(change, operation=Operation.DELETE))
+            self.outcomes[place] = Outcome.DELETED
+        self.wanted.add(key)
 
     def _completed(self, change: Change, folded: _Folded) -> Change | Undecodable:
         """Unavailable values mean "unchanged": they come from the row as it stands now, in this batch too."""

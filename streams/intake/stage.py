@@ -17,12 +17,12 @@ from typing import Final, TypeVar
 
 from schemas.change import Change, JsonValue, TopicPartition, Undecodable
 from schemas.envelope import Decoder, RawMessage
-from schemas.errors import Blocked, RecordRejected, UpwellError
+from schemas.errors import Blocked, ColumnRetyped, RecordRejected, UpwellError
 from schemas.sink import IntakePlan, IntakeRequest
 from streams.freshness.measures import Measures
 from streams.intake.core import decide, has_truncate, keys_of, keys_with_rows
 from streams.intake.retry import persist
-from streams.ports import BlockedStore, IntakeStore, SchemaRegistry
+from streams.ports import BlockedStore, IntakeStore, SchemaRegistry, SourceTables
 from streams.vitals import Vitals
 
 T = TypeVar("T")
@@ -50,12 +50,14 @@ class Intake:
         should_stop: Callable[[], bool],
         retry_deadline_seconds: float,
         notices: BlockedStore | None = None,
+        tables: SourceTables | None = None,
         vitals: Vitals | None = None,
     ) -> None:
         self.collection, self._decoder, self._store, self._registry = collection, decoder, store, registry
         self._measures, self._positions, self._wake = measures, positions, wake
         self._should_stop, self._retry_deadline_seconds = should_stop, retry_deadline_seconds
         self._notices, self._is_blocked = notices, False
+        self._tables = tables
         self._vitals = vitals or Vitals()
 
     async def take_in(self, messages: Sequence[RawMessage]) -> None:
@@ -84,7 +86,19 @@ class Intake:
         for schema_id in self._decoder.needs_schema(message.key, message.value):
             schema = await self._persist(partial(self._registry.schema, schema_id), message)
             self._decoder.learn(schema_id, schema)
-        return self._decoder.decode(message)
+        try:
+            return self._decoder.decode(message)
+        except Blocked as error:
+            return await self._doubted(message, error)
+
+    async def _doubted(self, message: RawMessage, error: Blocked) -> Change:
+        """What cannot be used as it was sent, once the table is again as it has to be; until then `error` is raised."""
+        if self._tables is None or not await self._tables.fits(self.collection):
+            raise error
+        change = self._decoder.doubt(message)
+        if change.origin.snapshot:  # read again it would lack the same: a column that Debezium leaves out
+            raise error
+        return change
 
     async def _commit(self, events: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
         """Write a batch; an event that the sink refuses or that is blocked is found by halving.
@@ -100,7 +114,26 @@ class Intake:
                 await self._commit(events[middle:])
                 return
             message, event = events[0]
+            if await self._was_retyped(message):
+                await self._commit(events)
+                return
             await self._write([(message, _rejected(message, event, error))])
+
+    async def _was_retyped(self, message: RawMessage) -> bool:
+        """One row that the sink refuses is a dead letter. Of a column that has another type now all would be: wait
+        until the sink has it, too. Returns whether that was so.
+        """
+        waited = False
+
+        async def attempt() -> bool:
+            nonlocal waited
+            reason = await self._tables.retyped(self.collection) if self._tables is not None else ""
+            if reason:
+                waited = True
+                raise ColumnRetyped(reason)
+            return waited
+
+        return await self._persist(attempt, message)
 
     async def _write(self, pairs: Sequence[tuple[RawMessage, Change | Undecodable]]) -> None:
         messages = {(message.at, message.offset): message for message, _ in pairs}
@@ -117,7 +150,10 @@ class Intake:
             except Blocked as error:
                 if len(events) > 1:
                     raise _HeldUp from error
-                raise
+                events[0] = await self._doubted(pairs[0][0], error)
+                return await self._store.intake(
+                    self._request(events), lambda view: decide(events, view, complete)
+                )
 
         plan, visible_at = await self._persist(attempt, pairs[0][0])
         self._positions.update(plan.positions)

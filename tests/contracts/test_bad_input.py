@@ -26,7 +26,9 @@ from tests.unit.test_cli_errors import SECRET, the_line
 
 TABLES: Final = """
 CREATE SCHEMA shop;
-CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, other text GENERATED ALWAYS AS (title) STORED);
+CREATE TYPE shop.pair AS (a int, b text);
+CREATE TABLE shop.content (id bigint PRIMARY KEY, title text, other text GENERATED ALWAYS AS (title) STORED,
+                           pair shop.pair, spans interval[]);
 ALTER TABLE shop.content REPLICA IDENTITY FULL;
 CREATE TABLE shop.keyless (id bigint, title text);
 """
@@ -74,6 +76,12 @@ def has_schema(dsn: str) -> bool:
         ("shop.content", "shop.keyless", "shop.keyless has no primary key"),
         ("{{ title }}", "{{ titel }}", "shop.content has no column 'titel', which collection content names"),
         ("{{ title }}", "{{ other }}", "shop.content.other is a generated column"),
+        ("{{ title }}", "{{ pair }}", "shop.content.pair is a composite type"),
+        (
+            "template",
+            "metadata = ['spans']\ntemplate",
+            "shop.content.spans is interval[], which Debezium does not",
+        ),
         ("template", "metadata = ['titel']\ntemplate", "shop.content has no column 'titel'"),
         ("template", "exclude = ['titel']\ntemplate", "exclude of collection content names"),
         ("template", "exclude = ['id']\ntemplate", "'id' is in the primary key"),

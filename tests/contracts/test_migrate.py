@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -129,6 +130,45 @@ async def test_a_new_metadata_column_appends_wherever_it_is_named(dsn: str, conn
     assert description is not None
     assert description[-1].name == "locale"
     assert migrate_sink(connection, [layout(metadata=[Column("locale", "text"), *COLUMNS])]) == []
+
+
+async def test_a_column_of_another_type_is_made_anew_and_all_rows_are_read_again(
+    dsn: str, connection: Connection
+) -> None:
+    """Its values were rewritten at the source, and no event says so. What cannot be converted is NULL until then."""
+    store = await PostgresStore.open(dsn, writer="w")
+    await take_in(store, change(1, 1, "tea", price="3.50", locale="de"), change(2, 2, "milk", price="4"))
+    await embed_all(store)
+    await store.close()
+    wider = [Column("price", "text") if column.name == "price" else column for column in COLUMNS]
+    assert migrate_sink(connection, [layout(metadata=wider)]) == [
+        "collection content: price is text now",
+        "collection content: 2 rows are read again",
+    ]
+    assert connection.execute("SELECT price FROM upwell.content ORDER BY id").fetchall() == [
+        ("3.50",),
+        ("4",),
+    ]
+    assert migrate_sink(connection, [layout(metadata=wider)]) == []
+    narrower = [Column("title", "int") if column.name == "title" else column for column in wider]
+    migrate_sink(connection, [layout(metadata=narrower)])
+    assert connection.execute("SELECT title FROM upwell.content").fetchall() == [(None,), (None,)]
+    query = "SELECT score FROM upwell.search_content('package:fake', '[1,0,0,0]', 5)"
+    assert len(connection.execute(query).fetchall()) == 2
+
+
+async def test_rows_are_read_again_where_a_new_column_has_values_that_no_event_told_of(
+    dsn: str, connection: Connection
+) -> None:
+    store = await PostgresStore.open(dsn, writer="w")
+    await take_in(store, change(1, 1, "tea"), change(2, 2, "milk", stars=5), change(3, 3, "x"))
+    await take_in(store, change(3, 4, None))
+    await store.close()
+    added = layout(metadata=[*COLUMNS, Column("stars", "int")])
+    assert migrate_sink(connection, [replace(added, valued=frozenset({"stars"}))]) == [
+        "collection content: 1 rows are read again"
+    ]
+    assert connection.execute("SELECT key, committed_at FROM upwell.repair").fetchall() == [("[1]", None)]
 
 
 async def test_values_have_their_own_types(dsn: str, connection: Connection) -> None:
@@ -281,7 +321,7 @@ async def test_a_slot_is_one_workers(dsn: str, connection: Connection) -> None:
     first, second = await PostgresStore.open(dsn, writer="s"), await PostgresStore.open(dsn, writer="s")
     await first.register_worker("s", "here", 1)
     with pytest.raises(SlotTaken, match="slot s") as caught:
-        await second.register_worker("s", "here", 2)
+        await second.register_worker("s", "here", 2, wait_seconds=0)
     assert "\n" not in str(caught.value)
     await second.register_worker("other", "here", 2)
     await first.close()

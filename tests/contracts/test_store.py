@@ -413,6 +413,44 @@ async def test_a_failed_claim_is_retried_later(sink: Sink) -> None:
     assert (again.attempts, again.pending_since) == (0, when(10))
 
 
+async def test_what_a_dead_worker_had_counts_as_failed(sink: Sink) -> None:
+    """It may have died of it. What a live one frees, and what was not leased, has not failed."""
+    await take_in(sink.store, change(1, 1, "a", since=when(10)), change(2, 2, "b", since=when(11)))
+    await claim(sink.store, 1, slot="w1")
+    assert await sink.store.release("w2", died=True) == 0
+    assert await sink.store.release("w1", died=True) == 1
+    assert await sink.pending("[1]") == (Version(1, 1), "live", when(10), None, False, 1)
+    assert await sink.pending("[2]") == (Version(1, 2), "live", when(11), None, False, 0)
+    assert {each.key: each.attempts for each in await claim(sink.store, slot="w1")} == {"[1]": 1, "[2]": 0}
+    assert await sink.store.release("w1") == 2
+    assert {each.key: each.attempts for each in await claim(sink.store)} == {"[1]": 1, "[2]": 0}
+
+
+async def test_an_expired_lease_counts_as_failed(sink: Sink) -> None:
+    """Its worker died and its slot did not come back, or the text is too slow for the lease."""
+    await take_in(sink.store, change(1, 1, "a"))
+    for attempts in range(3):
+        (again,) = await claim(sink.store, slot=f"w{attempts}")
+        assert again.attempts == attempts
+        await sink.expire_leases()
+    await take_in(sink.store, change(1, 2, "b"))
+    (new,) = await claim(sink.store)
+    assert new.attempts == 1, "a newer text begins anew"
+
+
+async def test_what_is_given_back_is_as_if_it_had_not_been_claimed(sink: Sink) -> None:
+    await take_in(sink.store, change(1, 1, "a", since=when(10)), change(2, 2, "b", since=when(11)))
+    first, second = await claim(sink.store)
+    await take_in(sink.store, change(2, 3, "c", since=when(12)))
+    await sink.store.give_back([second, first])
+    assert await sink.pending("[1]") == (Version(1, 1), "live", when(10), None, False, 0)
+    assert await sink.pending("[2]") == (Version(1, 3), "live", when(11), None, False, 0)
+    again = await claim(sink.store)
+    assert [each.changes for each in again] == [1, 2]
+    await sink.store.give_back([first, second])
+    assert await embed(sink.store, *again) == [WRITTEN, WRITTEN], "its lease is another's by now"
+
+
 async def test_a_hopeless_text_becomes_a_dead_letter_until_the_text_changes(sink: Sink) -> None:
     await take_in(sink.store, change(1, 1, "a", since=when(10)))
     (claimed,) = await claim(sink.store)

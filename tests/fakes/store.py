@@ -218,7 +218,7 @@ class FakeStore:
         for key in plan.repairs_done:
             self.repairs.pop((collection, key), None)
         for key in plan.repairs_wanted:
-            if key in records and not records[key].deleted:
+            if key in records:
                 self.repairs[collection, key] = (records[key].version, False)
 
     def _follow(self, collection: str, write: RecordWrite, now: datetime) -> None:
@@ -345,6 +345,7 @@ class FakeStore:
             return None
         row = self.pending[at]
         row.fold()
+        row.attempts += row.token is not None
         row.token, row.slot = str(uuid.uuid4()), slot
         row.lease_until = now + timedelta(seconds=lease_seconds)
         return Claim(
@@ -449,13 +450,23 @@ class FakeStore:
             row.last_error = str(error)
             row.available_at = self.clock() + timedelta(seconds=retry_seconds or 0.0)
 
-    async def release(self, slot: str) -> int:
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        async with self._lock:
+            self._refusal(after_commit=False)
+            for claim in claims:
+                row = self.pending.get((claim.collection, claim.generation, claim.key))
+                if row is not None and row.token == claim.token:
+                    row.fold()
+                    row.free()
+
+    async def release(self, slot: str, *, died: bool = False) -> int:
         async with self._lock:
             self._refusal(after_commit=False)
             held = [row for row in self.pending.values() if row.slot == slot and row.token is not None]
             for row in held:
                 row.fold()
                 row.free()
+                row.attempts += died
             return len(held)
 
     async def generations(self) -> Sequence[GenerationInfo]:

@@ -152,7 +152,7 @@ class MemoryStore:
         for key in plan.repairs_done:
             self.repairs.pop(key, None)
         for key in plan.repairs_wanted:
-            if key in self.records and not self.records[key].deleted:
+            if key in self.records:
                 self.repairs[key] = (self.records[key].version, False)
 
     def _remove_below(self, fence: Fence) -> None:
@@ -216,6 +216,7 @@ class MemoryStore:
         for _, _, key in sorted(free)[:limit]:
             row = self.pending[key]
             self.tokens += 1
+            row.attempts += row.token is not None
             row.token, row.slot, row.claimed_at = f"t{self.tokens}", slot, now
             row.lease_until = now + timedelta(seconds=lease_seconds)
             self._fold(row)
@@ -283,10 +284,18 @@ class MemoryStore:
         row.attempts += 1
         row.available_at = self.now + timedelta(seconds=retry_seconds or 0)
 
-    async def release(self, slot: str) -> int:
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            row = self.pending.get(claim.key)
+            if row is not None and row.token == claim.token:
+                row.token = None
+                self._fold(row)
+
+    async def release(self, slot: str, *, died: bool = False) -> int:
         mine = [row for row in self.pending.values() if row.token is not None and row.slot == slot]
         for row in mine:
             row.token = None
+            row.attempts += died
             self._fold(row)
         return len(mine)
 

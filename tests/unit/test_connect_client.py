@@ -179,6 +179,17 @@ def test_a_trace_without_causes_is_its_first_line() -> None:
     assert root_cause("") == ""
 
 
+def test_a_row_that_is_too_large_is_said_in_our_own_words() -> None:
+    said = (
+        "org.apache.kafka.connect.errors.ConnectException: Unrecoverable exception from producer send callback\n"
+        "Caused by: org.apache.kafka.common.errors.RecordTooLargeException: The message is 25165938 bytes when "
+        "serialized which is larger than 20971520, which is the value of the max.request.size configuration.\n"
+    )
+    assert root_cause(said) == (
+        "a row takes 25165938 bytes, before and after its change, more than UPWELL_KAFKA_MAX_MESSAGE_BYTES allows"
+    )
+
+
 def test_secrets_are_not_shown() -> None:
     line = redacted("jdbc user=a password=x1 postgres://me:x2@host/db sasl token: x3")
     assert not any(secret in line for secret in ("x1", "x2", "x3"))

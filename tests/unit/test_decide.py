@@ -125,7 +125,7 @@ class Sink:
             self.repairs.pop(key, None)
         self.asked -= plan.repairs_wanted
         for key in plan.repairs_wanted:
-            if key in self.records and not self.records[key].deleted:
+            if key in self.records:
                 self.repairs[key] = self.records[key].version
 
     def _close(self, key: str, version: Version) -> None:
@@ -389,6 +389,32 @@ def test_h9_a_replayed_shift_does_not_delete_what_the_re_read_brought() -> None:
     sink = both_ways(*again, sink=sink)
     assert sink.live == {"2": "row 1"}
     assert "2" in sink.repairs
+
+
+def test_a_doubtful_change_of_a_live_key_leaves_it_and_asks() -> None:
+    sink = both_ways(
+        event(C, "k", "one", offset=0, lsn=90), replace(event(U, "k", offset=1, lsn=100), doubtful=True)
+    )
+    assert sink.live == {"k": "one"}
+    assert sink.repairs == {"k": Version(1, 0)}
+    sink.ask().take(event(R, "k", "as it is now", offset=2))
+    assert sink.live == {"k": "as it is now"}
+    assert not sink.repairs
+
+
+def test_a_doubtful_change_of_an_unknown_key_is_a_marker_until_it_is_read() -> None:
+    sink = both_ways(replace(event(C, "k", offset=1, lsn=100), doubtful=True))
+    assert sink.live == {}
+    assert sink.repairs == {"k": Version(1, 1)}
+    sink.ask().take(event(R, "k", "as it is now", offset=2))
+    assert sink.live == {"k": "as it is now"}
+
+
+def test_a_change_after_a_doubtful_one_needs_no_re_read() -> None:
+    doubtful = replace(event(U, "k", offset=1, lsn=100), doubtful=True)
+    sink = both_ways(event(C, "k", "one", offset=0, lsn=90), doubtful, event(D, "k", offset=2, lsn=110))
+    assert sink.live == {}
+    assert sink.plans[-1].repairs_wanted == frozenset()
 
 
 def test_h10_h11_another_lineage_wins_whatever_its_offsets_and_lsns() -> None:

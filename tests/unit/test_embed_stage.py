@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,14 @@ import numpy.typing as npt
 import pytest
 
 from schemas.change import Version
-from schemas.errors import Conflict, DimensionMismatch, RecordRejected, SinkUnavailable, UnusableVector
+from schemas.errors import (
+    Conflict,
+    DimensionMismatch,
+    ModelHung,
+    RecordRejected,
+    SinkUnavailable,
+    UnusableVector,
+)
 from schemas.sink import EmbedWrite, Lane, RecordState, WriteOutcome
 from schemas.template import Template
 from streams.embed import stage
@@ -120,7 +128,8 @@ async def test_it_is_tried_again_alone_later_and_later_and_then_dead_lettered(ex
     for _ in range(3):
         stored(store, f"[{10 + len(pauses)}]", f"tea{len(pauses)}")
         asked = len(encoder.encoded)
-        await one.step()
+        while await one.step():
+            pass
         assert encoder.encoded[asked:] == [f"tea{len(pauses)}"]
         if "[2]" in store.pending:
             pauses.append(round((store.pending["[2]"].available_at - store.now).total_seconds()))
@@ -131,21 +140,173 @@ async def test_it_is_tried_again_alone_later_and_later_and_then_dead_lettered(ex
 
 
 async def test_a_claim_that_failed_before_is_encoded_alone(executor: Executor) -> None:
-    """Its batch would fail with it again: it is not tried with the others first."""
+    """Its batch would fail with it again. Nothing else is claimed meanwhile: it may end the process."""
     store, encoder = MemoryStore(), SometimesUnusable()
     batches: list[list[str]] = []
 
     class Noting(SometimesUnusable):
         def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-            batches.append(list(texts))
+            batches.append([*texts, *sorted(claimed(store))])
             return super().encode(texts)
 
     encoder = Noting()
     stored(store, "[1]", "nan")
-    stored(store, "[2]", "tea")
     store.pending["[1]"].attempts = 1
-    await embedder(store, encoder, executor).step()
-    assert batches == [["tea"], ["nan"]]
+    one = embedder(store, encoder, executor)
+    for number in (2, 3, 4):
+        stored(store, f"[{number}]", f"tea{number}")
+    await one.step()
+    assert batches == [["nan", "[1]"]]
+    store.now += timedelta(seconds=10)
+    await one.step()
+    assert batches[1:] == [["tea2", "tea3", "tea4", "[2]", "[3]", "[4]"]]
+
+
+async def test_those_that_failed_and_those_that_did_not_take_turns(executor: Executor) -> None:
+    store, encoder = MemoryStore(), FakeEncoder()
+    one = embedder(store, encoder, executor, replace(AT_ONCE, batch=3))
+    for number in range(4):
+        stored(store, f"[{number}]", f"bad{number}")
+        store.pending[f"[{number}]"].attempts = 1
+        stored(store, f"[1{number}]", f"new{number}")
+    steps = []
+    while await one.step():
+        steps.append("".join(encoder.encoded))
+        encoder.encoded.clear()
+    assert [step[:3] for step in steps[:3]] == ["bad", "new", "bad"]
+    assert len(shown(store)) == 8
+
+
+class Killed(BaseException):
+    """kill -9 while the model has a text, by whomever: the out-of-memory killer, a bug in the model."""
+
+
+class Deadly(FakeEncoder):
+    """Kills the process with each text that contains "poison"."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        if any("poison" in text for text in texts):
+            raise Killed
+        return super().encode(texts)
+
+
+async def deaths(store: MemoryStore, encoder: FakeEncoder, executor: Executor, attempts: int) -> int:
+    """Start a worker again and again until one has nothing left to do; how many were killed."""
+    for number in range(30):
+        one = embedder(store, encoder, executor, replace(AT_ONCE, batch=4, attempts=attempts))
+        await store.release("a", died=True)
+        try:
+            while await one.step():
+                pass
+        except Killed:
+            continue
+        return number
+    raise AssertionError("it dies for ever")
+
+
+@pytest.mark.parametrize(("attempts", "killed"), [(1, 2), (3, 3), (5, 5)])
+async def test_a_text_that_kills_its_worker_becomes_a_dead_letter_and_no_other(
+    executor: Executor, attempts: int, killed: int
+) -> None:
+    """Of a batch nobody knows which it was: once together, and then each alone."""
+    store = MemoryStore()
+    for number in range(10):
+        stored(store, f"[{number}]", f"poison{number}" if number == 2 else f"tea{number}")
+    assert await deaths(store, Deadly(), executor, attempts) == killed
+    assert store.embed_dead == {"[2]": "NeverEmbedded"}
+    assert len(shown(store)) == 9
+
+
+async def test_two_of_them_take_nobody_with_them(executor: Executor) -> None:
+    store = MemoryStore()
+    for number in range(10):
+        stored(store, f"[{number}]", f"poison{number}" if number in (1, 3) else f"tea{number}")
+    await deaths(store, Deadly(), executor, 3)
+    assert sorted(store.embed_dead) == ["[1]", "[3]"]
+    assert len(shown(store)) == 8
+
+
+async def test_a_model_that_hangs_ends_the_worker_and_its_text_is_tried_alone(executor: Executor) -> None:
+    store, fatal, answer = MemoryStore(), list[BaseException](), threading.Event()
+
+    class Hanging(FakeEncoder):
+        def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            if "hang" in texts:
+                answer.wait(20)
+            return super().encode(texts)
+
+    stored(store, "[1]", "hang")
+    stored(store, "[2]", "tea")
+    limits = replace(AT_ONCE, encode_deadline_seconds=0.05)
+    await asyncio.wait_for(embedder(store, Hanging(), executor, limits).run(fatal.append), 5)
+    answer.set()
+    assert [type(error) for error in fatal] == [ModelHung]
+    assert "has not answered for 0.05 s" in str(fatal[0])
+    assert claimed(store) == {"[1]", "[2]"}, "its successor counts them as failed"
+    again = embedder(store, FakeEncoder(), executor, limits)
+    running = asyncio.create_task(again.run(fatal.append))
+    await until(lambda: not store.pending)
+    again.stop()
+    await asyncio.wait_for(running, 5)
+    assert set(shown(store)) == {"[1]", "[2]"}
+
+
+async def test_a_long_document_is_many_calls_of_the_model(executor: Executor) -> None:
+    """So that the deadline is one of bounded work."""
+    store, sizes = MemoryStore(), list[int]()
+
+    class Counting(FakeEncoder):
+        def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            sizes.append(len(texts))
+            return super().encode(texts)
+
+    words = [f"w{number}" for number in range(2 * stage.CALL_CHUNKS + 1)]
+    stored(store, "[1]", " ".join(words))
+    recipe = Recipe(Template("{{ text }}"), WordChunker(), Counting(), 10_000)
+    one = Embedder(store, {("content", 1): recipe}, Measures(), slot="a", limits=AT_ONCE, executor=executor)
+    await one.step()
+    assert sizes == [stage.CALL_CHUNKS, stage.CALL_CHUNKS, 1]
+    assert shown(store) == {"[1]": " ".join(words)}
+
+
+async def test_what_ends_the_worker_by_itself_is_no_texts_fault(executor: Executor) -> None:
+    class Wrong(FakeEncoder):
+        def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            raise DimensionMismatch("3 dimensions, the generation has 2")
+
+    store = MemoryStore()
+    stored(store, "[1]", "tea")
+    await asyncio.wait_for(embedder(store, Wrong(), executor).run(lambda error: None), 5)
+    await store.release("a", died=True)
+    assert store.pending["[1]"].attempts == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to allocate memory")])
+async def test_a_model_that_runs_out_of_memory_tries_each_text_alone(
+    executor: Executor, error: Exception
+) -> None:
+    """As Python and ONNX Runtime say it: too much for a batch may be enough for each."""
+
+    class Large(FakeEncoder):
+        def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            if len(texts) > 1 or "huge" in texts:
+                raise error
+            return super().encode(texts)
+
+    store = MemoryStore()
+    for key, text in (("[1]", "tea"), ("[2]", "huge"), ("[3]", "milk")):
+        stored(store, key, text)
+    one = embedder(store, Large(), executor)
+    await one.step()
+    assert shown(store) == {"[1]": "tea", "[3]": "milk"}
+    for _ in range(3):
+        store.now += timedelta(seconds=10)
+        await one.step()
+    assert store.embed_dead == {"[2]": type(error).__name__}
+
+
+def claimed(store: MemoryStore) -> set[str]:
+    return {key for key, row in store.pending.items() if row.token is not None}
 
 
 async def test_a_row_that_the_template_cannot_render_is_dead_lettered_at_once(executor: Executor) -> None:
@@ -295,11 +456,12 @@ async def test_a_sink_that_is_away_is_tried_again(executor: Executor) -> None:
     class Away(MemoryStore):
         refusals = 2
 
-        async def release(self, slot: str) -> int:
+        async def release(self, slot: str, *, died: bool = False) -> int:
             if self.refusals:
                 self.refusals -= 1
                 raise SinkUnavailable("away")
-            return await super().release(slot)
+            assert died, "what an earlier life left is not freed yet"
+            return await super().release(slot, died=died)
 
     store, fatal = Away(), list[BaseException]()
     stored(store, "[1]", "tea")

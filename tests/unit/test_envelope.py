@@ -165,7 +165,13 @@ def test_a_schema_that_does_not_exist_is_a_dead_letter() -> None:
         (envelope_message(ROW, key_values={}), "MalformedEnvelope", None),
         (envelope_message(None, tombstone=True, key_values={}), "MalformedEnvelope", None),
         (replace(envelope_message(ROW), key=b"\0\0\0\0\1"), "DecodeError", None),
-        (envelope_message({**ROW, "updated_at": "yesterday"}), "DecodeError", "[42]"),
+        (
+            envelope_message(
+                ROW, columns={**COLUMNS, "body": logical("string", "io.debezium.time.ZonedTimestamp")}
+            ),
+            "DecodeError",
+            "[42]",
+        ),
     ],
 )
 def test_bad_records_become_dead_letters(made: Made, error_class: str, key: str | None) -> None:
@@ -185,6 +191,12 @@ def test_a_row_that_the_template_cannot_render() -> None:
     failed = undecodable(made, decoder(template="{{ details.origin }}"))
     assert (failed.error_class, failed.key, failed.committed_at) == ("TemplateError", "[42]", COMMITTED)
     assert "details" in failed.error
+
+
+def test_a_column_that_cannot_be_read_matters_only_where_it_is_needed() -> None:
+    made = envelope_message({**ROW, "tags": ["[Ljava.lang.String;@124ad206"]})
+    assert undecodable(made, decoder(metadata=("tags",))).error == "column 'tags' cannot be read: ValueError"
+    assert (change(made).row or {}).keys() == COLUMNS.keys() - {"tags", "secret"}
 
 
 def test_a_document_over_the_limit_by_bytes() -> None:
@@ -218,6 +230,24 @@ def test_a_delete_needs_no_columns() -> None:
 def test_another_primary_key_blocks() -> None:
     with pytest.raises(IncompatibleSchema, match="the key of collection 'content'"):
         outcome(envelope_message(ROW, key=["id", "title"]))
+
+
+def test_what_cannot_be_used_as_it_was_sent_is_doubted() -> None:
+    made = envelope_message({"id": 42, "title": "Tea"}, columns={"id": "long", "title": "string"}, op="u")
+    using = decoder()
+    with pytest.raises(IncompatibleSchema, match="'body'"):
+        outcome(made, using=using)
+    doubted = using.doubt(raw(made))
+    assert (doubted.key, doubted.operation, doubted.doubtful) == ("[42]", Operation.UPDATE, True)
+    assert (doubted.row, doubted.origin.committed_at) == (None, COMMITTED)
+
+
+def test_another_primary_key_cannot_be_doubted() -> None:
+    made, using = envelope_message(ROW, key=["id", "title"]), decoder()
+    with pytest.raises(IncompatibleSchema):
+        outcome(made, using=using)
+    with pytest.raises(IncompatibleSchema):
+        using.doubt(raw(made))
 
 
 def test_what_is_no_avro_blocks() -> None:

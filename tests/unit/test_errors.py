@@ -56,5 +56,6 @@ def test_exit_codes() -> None:
     assert {retries.pop("SourceRefused"), retries.pop("SinkRefused")} == {2}
     assert set(retries.values()) == {3}
     halts = {name: code for name, code in found.items() if issubclass(CLASSES[name], Halt)}
-    assert halts.pop("PositionConflict") == halts.pop("DeploymentChanged") == PositionConflict.exit_code == 1
+    cured = {halts.pop(name) for name in ("PositionConflict", "DeploymentChanged", "ModelHung")}
+    assert cured == {PositionConflict.exit_code} == {1}
     assert set(halts.values()) == {2}

@@ -118,6 +118,20 @@ class Notices:
 
 
 @dataclass
+class Tables:
+    """The source's catalog, as a test has it."""
+
+    fitting: bool = False
+    reason: str = ""
+
+    async def fits(self, collection: str) -> bool:
+        return self.fitting
+
+    async def retyped(self, collection: str) -> str:
+        return self.reason
+
+
+@dataclass
 class Line:
     """A topic with one partition, and the intake that reads it."""
 
@@ -125,6 +139,7 @@ class Line:
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     messages: list[RawMessage] = field(default_factory=list)
     notices: Notices = field(default_factory=Notices)
+    tables: Tables = field(default_factory=Tables)
     woken: int = 0
     stopping: bool = False
     vitals: Vitals = field(default_factory=Vitals)
@@ -143,6 +158,7 @@ class Line:
             should_stop=lambda: self.stopping,
             retry_deadline_seconds=30,
             notices=self.notices,
+            tables=self.tables,
             vitals=self.vitals,
         )
 
@@ -215,6 +231,54 @@ async def test_undecodable_bytes_are_set_aside_alone() -> None:
     await line.intake.take_in([first, odd, line.row(2, "milk")])
     assert set(line.live) == {"[1]", "[2]"}
     assert [letter.error_class for letter in line.sink.dead.values()] == ["BadMagicByte"]
+
+
+async def test_rows_refused_for_a_column_of_another_type_block_until_the_sink_has_it() -> None:
+    line = Line()
+    line.sink.refused, line.tables.reason = frozenset({"[1]", "[2]"}), "column 'title' is another"
+    taking = asyncio.create_task(line.intake.take_in([line.row(1, "tea"), line.row(2, "milk")]))
+    await until(lambda: len(line.notices.said) > 1)
+    assert line.notices.said[-1:] == ["content: column 'title' is another"]
+    assert not line.sink.dead
+    line.sink.refused, line.tables.reason = frozenset(), ""
+    await taking
+    assert line.live == {"[1]": "tea", "[2]": "milk"}
+    assert not line.sink.dead
+
+
+async def test_what_was_sent_without_a_needed_column_is_read_again_once_the_column_is_back() -> None:
+    line = Line()
+    lacking = {"id": "long", "body": ["null", "string"]}
+    messages = [
+        line.add(
+            envelope_message(
+                {"id": key, "body": "x"}, columns=lacking, lsn=200 + key, sequence='["90","200"]'
+            )
+        )
+        for key in (1, 2)
+    ]
+    taking = asyncio.create_task(line.intake.take_in(messages))
+    await until(lambda: bool(line.notices.said))
+    assert line.notices.said[-1].startswith(
+        "content: column 'title' that collection 'content' needs is missing"
+    )
+    line.tables.fitting = True
+    await taking
+    assert set(line.sink.repairs) == {"[1]", "[2]"}
+    assert line.live == {}
+    assert line.positions == {AT: 2}
+
+
+async def test_what_was_read_without_a_needed_column_is_not_read_again_and_again() -> None:
+    line = Line(tables=Tables(fitting=True))
+    lacking = {"id": "long", "body": ["null", "string"]}
+    made = envelope_message({"id": 1, "body": "x"}, op="r", columns=lacking, snapshot="incremental", lsn=None)
+    taking = asyncio.create_task(line.intake.take_in([line.add(made)]))
+    await until(lambda: bool(line.notices.said), 5)
+    line.stopping = True
+    with pytest.raises(Stopping):
+        await taking
+    assert not line.sink.repairs
 
 
 async def test_a_blocked_message_waits_behind_what_came_before_and_goes_on_when_mended() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Final
@@ -10,45 +9,20 @@ from typing import Final
 import pytest
 import yaml
 
+from tests.said import quoted, said
 from tests.unit.test_readme import anchors
 
 ROOT: Final = Path(__file__).parents[2]
 RUNBOOK: Final = (ROOT / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
 FIRST_CELLS: Final = re.findall(r"^\| (.+?) \| .+ \| .+ \|$", RUNBOOK, re.MULTILINE)
-SYMPTOMS: Final = sorted(
-    {
-        piece.strip()
-        for cell in FIRST_CELLS
-        for quoted in re.findall(r"`((?:\\`|[^`])+)`", cell)
-        for piece in quoted.replace("\\`", "`").split("…")
-        if piece.strip()
-    }
-)
-
-
-def _said() -> str:
-    """Every string of the code, its placeholders left out, each piece in a line of its own."""
-    found: list[str] = []
-    for folder in ("schemas", "connectors", "streams"):
-        for path in (ROOT / folder).rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.JoinedStr):
-                    pieces = [
-                        str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values
-                    ]
-                    found.append("".join(pieces).replace("\0", "\n"))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
-    return "\n".join(found)
-
+SYMPTOMS: Final = sorted({piece for cell in FIRST_CELLS for piece in quoted(cell)})
 
 ALERTS: Final = [
     rule["alert"]
     for group in yaml.safe_load((ROOT / "infra" / "prometheus" / "alerts.yaml").read_text("utf-8"))["groups"]
     for rule in group["rules"]
 ]
-SAID: Final = "\n".join([_said(), *ALERTS])
+SAID: Final = "\n".join([said(), *ALERTS])
 
 
 def test_there_are_symptoms() -> None:

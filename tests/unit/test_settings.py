@@ -113,6 +113,7 @@ def test_every_variable_sets_what_it_names(folder: Path) -> None:
         "UPWELL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "UPWELL_KAFKA_SASL_MECHANISM": "PLAIN",
         "UPWELL_MONITOR_REBUILD": "true",
+        "UPWELL_KAFKA_MAX_MESSAGE_BYTES": "2000000",
     }
     files = _files(folder)
     beside = _beside(files)

@@ -24,6 +24,7 @@ CONNECT = "org.apache.kafka.connect.data."
         (logical("int", TIME + "Date"), -2_147_472_692, "infinity"),
         (logical("int", TIME + "Date"), -2_147_472_691, "-infinity"),
         (logical("int", TIME + "Date"), 2_146_033_979, "infinity"),
+        (logical("int", TIME + "Date"), 2_145_042_905, "5874897-12-31"),
         (logical("int", TIME + "Date"), -622_191_234, "infinity"),
         (logical("int", TIME + "Date"), -625_821_272, "-infinity"),
         (logical("long", TIME + "MicroTimestamp"), 1_767_323_045_123_456, "2026-01-02T03:04:05.123456"),
@@ -59,6 +60,7 @@ CONNECT = "org.apache.kafka.connect.data."
         (logical("string", TIME + "ZonedTimestamp"), "-0043-03-15T00:00:00Z", "0044-03-15T00:00:00+00:00 BC"),
         (logical("string", TIME + "ZonedTimestamp"), "infinity", "infinity"),
         (logical("string", TIME + "ZonedTimestamp"), "-infinity", "-infinity"),
+        (logical("string", TIME + "ZonedTimestamp"), "+292269055-12-02T23:00:00.000000Z", "-infinity"),
         (logical("string", TIME + "Interval"), "P1Y2M3DT4H5M6.78S", "P1Y2M3DT4H5M6.78S"),
         (logical("long", TIME + "MicroDuration"), 1_500_000, "1500000 microseconds"),
         (
@@ -105,6 +107,29 @@ def test_converts_to_what_postgres_prints(schema: Any, value: Any, expected: Any
 )
 def test_plain_types_need_no_converter(schema: Any) -> None:
     assert converter(schema) is None
+
+
+def test_arrays_of_several_dimensions_are_no_text() -> None:
+    """Debezium sends what Java prints of an array; text that only begins like it is text."""
+    convert = converter({"type": "array", "items": ["null", "string"]})
+    assert convert is not None
+    assert convert(["a", None, "[Ljava", "[Ljava.lang.String;@"]) == [
+        "a",
+        None,
+        "[Ljava",
+        "[Ljava.lang.String;@",
+    ]
+    with pytest.raises(ValueError, match="dimensions"):
+        convert(["[Ljava.lang.String;@124ad206", None])
+
+
+@pytest.mark.parametrize(("value", "text"), [((1.5, 2.0), "(1.5,2)"), ((-0.25, 1e300), "(-0.25,1e+300)")])
+def test_points(value: tuple[float, float], text: str) -> None:
+    fields = [{"name": name, "type": "double"} for name in ("x", "y")]
+    name = "io.debezium.data.geometry.Point"
+    convert = converter({"type": "record", "name": name, "fields": fields, "connect.name": name})
+    assert convert is not None
+    assert convert({"x": value[0], "y": value[1], "wkb": b"", "srid": None}) == text
 
 
 def test_variable_scale_decimals_are_exact() -> None:

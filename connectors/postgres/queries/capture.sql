@@ -50,7 +50,7 @@ SELECT coalesce((SELECT max(number) FROM upwell.lineage), 0) AS lineage,
        ARRAY(SELECT topic || ' ' || topic_id FROM upwell.topic
               WHERE collection IS NOT NULL AND lineage = (SELECT max(number) FROM upwell.lineage)
               ORDER BY topic) AS topics,
-       ARRAY(SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+       ARRAY(SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
               WHERE c.relnamespace = 'upwell'::regnamespace AND left(c.relname, 7) = 'record_' AND c.relkind = 'r'
                 AND a.attnum > 0 AND NOT a.attisdropped AND left(a.attname, 1) <> '_'
               ORDER BY 1) AS columns;

@@ -30,6 +30,16 @@ UPDATE {record} r SET {column} = p.{column}
   FROM {record} s, LATERAL jsonb_to_record(s._row) AS p({column} {type})
  WHERE s._key = r._key AND s._row ? {column_name}
 
+-- name: drop_column
+ALTER TABLE {record} DROP COLUMN {column}
+
+-- name: read_again
+-- Live rows that lack one of the columns; all of them if none is named. They hold no watermark: nothing of them was committed.
+INSERT INTO upwell.repair (collection, key, lineage, "offset")
+SELECT %(collection)s, _key, _lineage, _offset FROM {record}
+ WHERE NOT _deleted AND (cardinality(%(lacking)s::text[]) = 0 OR NOT _row ?& %(lacking)s::text[])
+ON CONFLICT (collection, key) DO NOTHING
+
 -- name: index_key
 -- Applications look a row up by its own key.
 CREATE INDEX IF NOT EXISTS {index} ON {record} ({columns})

@@ -161,10 +161,11 @@ SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint
 ON CONFLICT DO NOTHING
 
 -- name: want_repairs
--- The change that puts a key in doubt is of the same transaction as the record's.
+-- The change that puts a key in doubt is of the same transaction as the record's, or it came when the table was not
+-- as the collection needs it; then the record may be a marker that stands for it.
 INSERT INTO upwell.repair AS r (collection, key, lineage, "offset", committed_at)
 SELECT %(collection)s, _key, _lineage, _offset, _committed_at FROM {record}
- WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+ WHERE _key = ANY(%(keys)s::text[])
 ON CONFLICT (collection, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset", asked = false, looked_at = NULL,
        requested_at = clock_timestamp(), committed_at = least(r.committed_at, excluded.committed_at)
@@ -186,6 +187,7 @@ SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(to
 -- longest overdue first, with `late_share` of the live part at least, so that it moves on too (ADR 0012). `reserved` of the
 -- backfill lane at least. What one of the three does not need is the others'. Only of generations that the worker has a
 -- recipe for; a big fill without one must not be read through each time, so the backfill lane is looked at by generation.
+-- A row that is still leased failed with its worker (ADR 0018).
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
      WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()
@@ -221,6 +223,8 @@ WITH l AS MATERIALIZED (
 UPDATE upwell.pending p
    SET token = gen_random_uuid(), slot = %(slot)s, claimed_at = clock_timestamp(),
        lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second',
+       attempts = p.attempts + (p.token IS NOT NULL)::int,
+       last_error = CASE WHEN p.token IS NULL THEN p.last_error ELSE 'its lease ended' END,
        pending_since = least(p.pending_since, p.next_since), next_since = NULL,
        changes = p.changes + p.next_changes, next_changes = 0
   FROM picked
@@ -316,10 +320,24 @@ INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_o
 VALUES (%(collection)s, 'dead_letter', %(key)s, %(lineage)s, %(offset)s, %(offset)s, %(generation)s,
         jsonb_build_object('stage', 'embed', 'error_class', %(error_class)s::text))
 
+-- name: give_back
+-- One transaction may hold rows of a claim that others wait for, so these are locked in the order that all share (H20).
+UPDATE upwell.pending p
+   SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       pending_since = least(p.pending_since, p.next_since), next_since = NULL, changes = p.changes + p.next_changes,
+       next_changes = 0
+  FROM (SELECT p.key, p.token FROM upwell.pending p
+          JOIN unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
+         WHERE p.collection = %(collection)s AND p.generation = %(generation)s
+         ORDER BY p.key FOR UPDATE OF p) AS mine
+ WHERE p.collection = %(collection)s AND p.generation = %(generation)s AND p.key = mine.key AND p.token = mine.token
+
 -- name: release_slot
 -- What an intake transaction holds just now is for the next time: one that waits for a row must hold no other.
 UPDATE upwell.pending p
    SET token = NULL, slot = NULL, lease_until = NULL, claimed_at = NULL,
+       attempts = attempts + %(died)s::bool::int,
+       last_error = CASE WHEN %(died)s::bool THEN 'its worker ended' ELSE last_error END,
        pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
        next_changes = 0
   FROM (SELECT collection, generation, key FROM upwell.pending
@@ -380,6 +398,10 @@ SELECT u.collection, u.minute, u.good, u.bad
  ORDER BY u.collection, u.minute
 ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, bad = h.bad + excluded.bad
 
+-- name: keep
+-- For this session, whatever the defaults of server, database and role are.
+SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)
+
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
 
@@ -430,7 +452,7 @@ SELECT name, table_name, key_columns,
 -- `wanted`: the record is still the version that the re-read was asked for.
 SELECT r.key, r.lineage, r."offset", s._transaction_id, s._key IS NOT NULL AS wanted
   FROM upwell.repair r
-  LEFT JOIN {record} s ON s._key = r.key AND NOT s._deleted AND (s._lineage, s._offset) = (r.lineage, r."offset")
+  LEFT JOIN {record} s ON s._key = r.key AND (s._lineage, s._offset) = (r.lineage, r."offset")
  WHERE r.collection = %(collection)s
    AND (looked_at IS NULL OR looked_at < clock_timestamp() - %(again_seconds)s * interval '1 second')
  ORDER BY looked_at NULLS FIRST, requested_at LIMIT 100

@@ -20,7 +20,7 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
 
 -- name: columns
 -- Columns in order. `type` is one that every Postgres has: enums and types of extensions are text. `toastable` = may be stored out of line;
--- `enum`: also an array of them; `key_position` counts from 1 within the primary key.
+-- `enum`: also an array of them; `composed`: a composite type or multirange, or an array of one or of a domain; `key_position` counts from 1 within the primary key.
 SELECT a.attname AS name,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
             WHEN coalesce(e.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace
@@ -29,7 +29,9 @@ SELECT a.attname AS name,
        a.attnotnull AS not_null,
        a.attlen = -1 AND a.attstorage IN ('x', 'e') AS toastable,
        a.attgenerated <> '' AS generated,
+       a.attgenerated = 'v' AS virtual,
        coalesce(e.typtype, t.typtype) = 'e' AS enum,
+       coalesce(e.typtype, t.typtype) IN ('c', 'm') OR coalesce(e.typtype = 'd', false) AS composed,
        array_position(i.indkey::int2[], a.attnum) + 1 - array_lower(i.indkey::int2[], 1) AS key_position
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -55,9 +57,11 @@ SELECT c.relname AS name
  WHERE n.nspname = 'upwell' AND c.relkind = 'r';
 
 -- name: publication
--- A row if the publication exists: what it publishes, and whether it takes all tables.
-SELECT puballtables AS all_tables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS complete
-  FROM pg_catalog.pg_publication
+-- A row if the publication exists: what it publishes, and whether it takes all tables. `generated`: from Postgres 18
+-- on, an UPDATE of a table with a generated column and REPLICA IDENTITY FULL fails where they are not published.
+SELECT puballtables AS all_tables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS complete,
+       current_setting('server_version_num')::int < 180000 OR to_jsonb(p) ->> 'pubgencols' = 's' AS generated
+  FROM pg_catalog.pg_publication p
  WHERE pubname = %(publication)s;
 
 -- name: published_tables
