@@ -218,7 +218,7 @@ def test_without_a_worker_nothing_is_certain(line: Deployment) -> None:
     line.workers[0].stop()
     with line.source() as source:
         source.execute("UPDATE shop.content SET title = 'later' WHERE id = 200")
-    done = line.upwell("reconcile", "content", "--sample", "0", "--wait", "8", check=False)
+    done = line.upwell("reconcile", "content", "--sample", "0", "--wait", "5", check=False)
     assert done.returncode == 3
     assert "nothing is certain: 1 changes wait for a worker to take them in" in done.stderr.splitlines()[-1]
     with line.sink() as sink:

@@ -538,8 +538,8 @@ LEASE: Final = (
         "a late embedder writes what was deleted, or replaced, since it claimed",
         (13,),
         SINK,
-        "ON p.key = u.key AND p.token = u.token\n",
-        "ON p.key = u.key\n",
+        "ON p.key = u.key AND p.token = u.token\n WHERE p.collection",
+        "ON p.key = u.key\n WHERE p.collection",
         contract(
             "store",
             "h13_deleted_and_inserted_again[postgres18]",
@@ -610,8 +610,8 @@ LEASE: Final = (
         "what a killed worker had claimed waits for the end of its lease",
         (),
         "streams/embed/stage.py",
-        "released = released or await self._store.release(self._slot) >= 0",
-        "released = True",
+        "await self._store.release(self._slot, died=died)",
+        "pass",
         unit("embed_stage", "it_frees_its_slots_leases_and_wakes_at_once"),
     ),
     Guard(

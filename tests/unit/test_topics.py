@@ -30,22 +30,19 @@ def test_h11_a_worker_reads_only_the_topic_that_was_recorded(found: TopicFacts |
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_h28_nothing_is_started_over_a_gap(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+def test_h28_nothing_is_started_over_a_gap(begun: bool) -> None:
     """H26-H28. A connector that starts behind a hole looks healthy."""
     asked: list[bool] = []
 
-    def gap(*places: Any, begun: bool) -> str:
+    def gap(*, begun: bool) -> str:
         asked.append(begun)
         return "slot upwell_shop_1 is lost"
 
-    monkeypatch.setattr(capture, "find_gap", gap)
     load = SimpleNamespace(state="loading" if begun else "incomplete")
     made: Any = SimpleNamespace(
         state=SimpleNamespace(loads=lambda names: {"content": load}),
         settings=SimpleNamespace(collections={"content": None}),
-        source=None,
-        connect=None,
-        naming=None,
+        gap=gap,
     )
     with pytest.raises(GapFound, match="is lost; run `upwell connector rebuild`"):
         capture.Capture.refuse_gap(made)
