@@ -23,7 +23,7 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict
 
-from connectors.debezium.config import ConnectorConfig, other_settings
+from connectors.debezium.config import ConnectorConfig, other_settings, without_scans
 from connectors.debezium.connect import Connect, ConnectorStatus
 from connectors.debezium.naming import Naming
 from connectors.kafka import Kafka, TopicFacts
@@ -42,6 +42,7 @@ from streams.settings import Settings
 Progress = Callable[[str], None]
 
 START_SECONDS: Final = 120.0
+PASS_SECONDS: Final = 600.0
 POLL_SECONDS: Final = 0.2
 #: A FAILED task is restarted this often before its cause is given to the caller.
 RESTARTS: Final = 3
@@ -214,6 +215,30 @@ class Capture:
             self.progress(f"connector {self.naming.connector} restarted: its user or password was changed")
         self.connect.resume(self.naming.connector)
         self._running()
+
+    def pass_without_scans(self) -> None:
+        """Have the connector read past what is in the log now without any scan, then give it its settings again.
+
+        When a scan begins or goes on, Debezium takes the columns that its table has now for those of the whole log.
+        With a column dropped since, the next older record does not fit, after any restart again (ADR 0017). A scan
+        under way goes on afterwards. Raises ConnectUnavailable if the connector does not get there.
+        """
+        name, end = self.naming.connector, first(self.source, "wal_position")
+        assert end is not None
+        self.stop()
+        self.connect.apply(without_scans(self.config().render()))
+        try:
+            self.connect.resume(name)
+            self._running()
+            deadline = time.monotonic() + PASS_SECONDS
+            while (
+                int(self.connect.offsets(name, self.naming.topic_prefix).get("lsn_commit") or 0) <= end["lsn"]
+            ):
+                if time.monotonic() > deadline:
+                    raise ConnectUnavailable(f"connector {name} does not get past what it could not read")
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.ensure_connector()
 
     def other_settings(self) -> list[str]:
         """Settings with which the connector runs and that are not ours; none where there is no connector."""

@@ -147,6 +147,16 @@ class ConnectorConfig:
         return config
 
 
+def without_scans(config: Mapping[str, str]) -> dict[str, str]:
+    """The same for a connector that only streams: it heeds no signal and goes on with no incremental snapshot."""
+    return {name: value for name, value in config.items() if not name.startswith("signal.")}
+
+
+def scans(config: Mapping[str, str]) -> bool:
+    """Whether a connector with this config reads tables when it is asked to."""
+    return "signal.data.collection" in config
+
+
 def other_settings(ours: Mapping[str, str], running: Mapping[str, str]) -> list[str]:
     """Names of the settings that differ, also of those that only one has. Never a value: it may be a secret.
 

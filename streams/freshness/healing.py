@@ -1,8 +1,9 @@
 """What the monitor mends with nobody present: loads that nobody follows and, where the settings allow it, lost changes.
 
 A load that was asked for goes on whoever was killed meanwhile, and a table that was truncated while it was being read
-is read again. `connector rebuild` reads every table again, so it is run only with `monitor.rebuild`. One process at a
-time does any of it: who runs `connector apply` or `rebuild`, or another monitor, is left alone.
+is read again. A connector that a scan keeps from reading on in the log reads on without it. `connector rebuild` reads
+every table again, so it is run only with `monitor.rebuild`. One process at a time does any of it: who runs `connector
+apply` or `rebuild`, or another monitor, is left alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.debezium.config import scans
 from connectors.postgres.capture_state import Load
 from schemas.errors import UpwellError
+from streams import neighbours
 from streams.capture import Capture, loading, opened, tables_of
 from streams.freshness.evaluation import Evaluated
+from streams.freshness.probes import Sights
 from streams.rebuild import rebuild_alone
 from streams.settings import Settings
 
@@ -23,6 +27,8 @@ from streams.settings import Settings
 SURE_SECONDS: Final = 5.0
 FIRST_PAUSE_SECONDS: Final = 60.0
 LONGEST_PAUSE_SECONDS: Final = 3600.0
+#: How Debezium fails on records that do not fit the columns that their table has now (ADR 0017).
+UNFIT: Final = "IndexOutOfBoundsException"
 #: An evaluation of before says nothing.
 OLD_SECONDS: Final = 10.0
 
@@ -55,13 +61,12 @@ class Pauses:
 
 
 class Healing:
-    """`last`: the last evaluation, None before the first. `tell` hears what is done."""
+    """`last`: the last evaluation, None before the first. `sights`: what the probes see, and who hears what is done."""
 
-    def __init__(
-        self, settings: Settings, last: Callable[[], Evaluated | None], tell: Callable[[str], None]
-    ) -> None:
-        self._settings, self._last, self._tell = settings, last, tell
+    def __init__(self, settings: Settings, last: Callable[[], Evaluated | None], sights: Sights) -> None:
+        self._settings, self._last, self._sights, self._tell = settings, last, sights, sights.tell
         self._pauses = Pauses()
+        self._checked = False
 
     def look(self) -> None:
         """Mend what there is to mend, however long it takes. Raises UpwellError; the next look tries again."""
@@ -74,6 +79,8 @@ class Healing:
             if rebuild:
                 self._rebuild(last.sink.lineage, f"changes are lost: {gap}", new_lineage=True)
             return
+        if self._is_stuck():
+            self._read_on()
         seen = [Load(name, each.seen.load_state, each.seen.load_detail) for name, each in last.judged.items()]
         begun = [load for load in seen if load.begun and not load.scanned]
         if any(load.rebuilding for load in begun):
@@ -81,6 +88,28 @@ class Healing:
                 self._rebuild(last.sink.lineage, "a rebuild was not finished", new_lineage=False)
         elif begun:
             self._follow()
+
+    def _is_stuck(self) -> bool:
+        """Whether a scan keeps the connector from reading on, or whoever had it read on without one was killed."""
+        connector, naming = self._sights.connector, self._sights.naming
+        if connector is None or naming is None:
+            return False
+        if connector.state == "FAILED":
+            return UNFIT in connector.cause
+        if not self._checked and connector.state == "RUNNING":
+            config = neighbours.connect(self._settings).config(naming.connector)
+            self._checked = True
+            return config is not None and not scans(config)
+        return False
+
+    def _read_on(self) -> None:
+        with opened(self._settings, self._progress) as capture:
+            if capture.state.try_capturing():
+                self._tell(
+                    "the connector cannot read records of before a column was dropped: it reads on without scans"
+                )
+                capture.alone().pass_without_scans()
+                self._tell("the connector has read on; scans go on")
 
     def _rebuild(self, lineage: int, why: str, *, new_lineage: bool) -> None:
         with opened(self._settings, self._progress) as capture:

@@ -69,7 +69,7 @@ class Monitor:
         self._probes["summaries"] = Probe(
             "summaries", self.summaries.look, SLOW_SECONDS, self.summaries.reset
         )
-        healing = Healing(settings, lambda: self.last, self.sights.tell)
+        healing = Healing(settings, lambda: self.last, self.sights)
         self._probes["healing"] = Probe("healing", healing.look, HEAL_SECONDS)
         self._probes["history"] = Probe("history", partial(keep, settings), HISTORY_SECONDS)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import requests
 
 from tests.acceptance.plain import FAKE, ROWS, TABLES, one
 from tests.acceptance.test_freshness import OFTEN, sees, spec, start_monitor
@@ -35,6 +36,8 @@ def test_nobody_is_needed(deployment: Deployment) -> None:
         assert "nobody follows the load of content" in said
         assert "content was truncated while it was being read: it is read again" in said
         sees(deployment, "FRESH")
+        _dropped_column(deployment)
+        assert "it reads on without scans" in monitor.log.read_text()
         _lost_slot(deployment, lambda: worker.process.poll() is None)
         assert "is gone: what was committed since is lost: the monitor rebuilds" in monitor.log.read_text()
     assert monitor.stop() == 0, monitor.tail()
@@ -70,6 +73,26 @@ def _spoilt_load(deployment: Deployment) -> None:
         until(lambda: one(sink, DETAIL, "reason") == "truncated", 60, "the truncate")
         assert one(sink, DETAIL, "from") is not None
         worker.kill()
+
+
+def _dropped_column(deployment: Deployment) -> None:
+    """A table is read while the connector is still behind a column that was dropped: it fails, however often it is
+    restarted.
+    """
+    url = f"{deployment.environment['UPWELL_CONNECT_URL']}/connectors/upwell-{deployment.name}"
+    scan = '{"type": "incremental", "data-collections": ["shop.content"]}'
+    with deployment.source() as source:
+        source.execute("ALTER TABLE shop.content ADD COLUMN note text")
+        source.execute("UPDATE shop.content SET note = 'x' WHERE id = 500")
+        equal(deployment)
+        requests.put(f"{url}/stop", timeout=60).raise_for_status()
+        source.execute("INSERT INTO upwell.signal VALUES ('repair-1', 'execute-snapshot', %s)", [scan])
+        source.execute("INSERT INTO shop.content (id, title, note) VALUES (700, 'of before', 'y')")
+        source.execute("ALTER TABLE shop.content DROP COLUMN note")
+        source.execute("INSERT INTO shop.content (id, title) VALUES (701, 'of after')")
+        requests.put(f"{url}/resume", timeout=60).raise_for_status()
+    equal(deployment, 120)
+    sees(deployment, "FRESH")
 
 
 def _lost_slot(deployment: Deployment, alive: Callable[[], bool]) -> None:

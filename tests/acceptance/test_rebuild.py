@@ -32,7 +32,7 @@ def running(deployment: Deployment) -> Iterator[WorkerProcess]:
     assert worker.stop() == 0, worker.tail()
 
 
-def equal(deployment: Deployment) -> None:
+def equal(deployment: Deployment, seconds: float = 30) -> None:
     """What is still in Kafka is waited for."""
 
     def differences() -> list[Difference]:
@@ -40,7 +40,7 @@ def equal(deployment: Deployment) -> None:
         found = [compare(deployment.source_dsn, deployment.sink_dsn, name, fake_encode) for name in names]
         return [each for each in found if each]
 
-    until(lambda: not differences(), 30, "source and sink are equal")
+    until(lambda: not differences(), seconds, "source and sink are equal")
 
 
 def topics_of(deployment: Deployment, lineage: int) -> list[str]:

@@ -11,13 +11,15 @@ from typing import Any, cast
 
 import pytest
 
+from connectors.debezium.naming import Naming
 from connectors.postgres.freshness import CanaryFound, CollectionSeen, SinkSeen
 from schemas.errors import SourceUnavailable
 from schemas.freshness import State, Verdict
 from streams.freshness import healing
 from streams.freshness.evaluation import Evaluated, Judged
 from streams.freshness.healing import FIRST_PAUSE_SECONDS, OLD_SECONDS, SURE_SECONDS, Healing, Pauses
-from streams.freshness.verdict import Standing
+from streams.freshness.probes import Sights
+from streams.freshness.verdict import Connector, Standing
 from streams.settings import Settings
 from tests.unit.test_evaluation import AT, SEEN
 
@@ -53,11 +55,18 @@ class Around:
     lineage: int = 1
     done: list[str] = field(default_factory=list)
     failure: Exception | None = None
+    connector: Connector | None = None
+    config: Mapping[str, str] = field(default_factory=lambda: {"signal.data.collection": "upwell.signal"})
+
+    def sights(self, told: list[str]) -> Sights:
+        seen = SimpleNamespace(tell=told.append, connector=self.connector, naming=Naming("shop", 1))
+        return cast(Sights, seen)
 
     def opened(self, settings: Settings, progress: Any) -> contextlib.AbstractContextManager[Any]:
         state = SimpleNamespace(try_capturing=lambda: not self.others)
         capture = SimpleNamespace(state=state, naming=SimpleNamespace(lineage=self.lineage))
         capture.alone = lambda: capture
+        capture.pass_without_scans = lambda: self.done.append("read on")
         return contextlib.nullcontext(capture)
 
     def rebuild(self, capture: Any, *, new_lineage: bool) -> None:
@@ -82,13 +91,15 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Around:
     monkeypatch.setattr(healing, "rebuild_alone", made.rebuild)
     monkeypatch.setattr(healing, "follow_begun", lambda capture: made.done.append("followed"))
     monkeypatch.setattr(healing, "SURE_SECONDS", 0.0)
+    connect = SimpleNamespace(config=lambda name: made.config)
+    monkeypatch.setattr("streams.neighbours.connect", lambda settings: connect)
     return made
 
 
 def mend(around: Around) -> tuple[list[str], list[str]]:
     """What is done and what is told in two looks."""
     told: list[str] = []
-    made = Healing(around.settings, lambda: around.last, told.append)
+    made = Healing(around.settings, lambda: around.last, around.sights(told))
     made.look()
     made.look()
     return around.done, told
@@ -125,7 +136,7 @@ def test_a_rebuild_that_was_killed_goes_on_and_says_why_it_cannot(around: Around
     around.failure = SourceUnavailable("source database: no answer")
     told: list[str] = []
     with pytest.raises(SourceUnavailable):
-        Healing(around.settings, lambda: around.last, told.append).look()
+        Healing(around.settings, lambda: around.last, around.sights(told)).look()
     assert around.done == ["going on"]
     assert told[-1] == "the rebuild did not end: source database: no answer"
 
@@ -155,3 +166,26 @@ def test_an_old_evaluation_says_nothing(around: Around) -> None:
     assert mend(around) == ([], [])
     around.last = None
     assert mend(around) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("connector", "config", "done"),
+    [
+        (
+            Connector("FAILED", 3.0, "java.lang.IndexOutOfBoundsException: Index 10 out of"),
+            {},
+            ["read on"] * 2,
+        ),
+        (Connector("FAILED", 3.0, "org.postgresql.util.PSQLException: FATAL"), {}, []),
+        (Connector("RUNNING"), {"name": "upwell-shop"}, ["read on"]),
+        (Connector("RUNNING"), {"signal.data.collection": "upwell.signal"}, []),
+        (None, {}, []),
+    ],
+)
+def test_a_connector_that_a_scan_stops_reads_on_without_it(
+    around: Around, connector: Connector | None, config: Mapping[str, str], done: list[str]
+) -> None:
+    """Also where another monitor was killed before it gave the connector its settings again."""
+    around.see()
+    around.connector, around.config = connector, config
+    assert mend(around)[0] == done
