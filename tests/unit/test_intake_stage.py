@@ -222,7 +222,7 @@ async def test_another_registry_drains_nothing_into_dead_letters() -> None:
     rows = [line.row(1, "tea"), line.row(2, "milk")]
     long = dict.fromkeys(line.registry.schemas, '"long"')
     line.registry.others = [long, long, dict.fromkeys(long, "no schema")]
-    await line.intake.take_in(rows)
+    await asyncio.wait_for(line.intake.take_in(rows), 5)
     assert line.live == {"[1]": "tea", "[2]": "milk"}
     assert not line.sink.dead
     assert line.vitals.retries["intake"] == 3
