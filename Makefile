@@ -27,7 +27,7 @@ down: setup ## Stop what `make up` started; what was stored stays
 
 test: check ## Every rung of the tests but benchmarks, on the real components
 	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser tests/mutations
-	@$(PYTEST) tests/integration tests/acceptance
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests/integration tests/acceptance
 
 unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property

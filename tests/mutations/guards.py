@@ -1489,7 +1489,55 @@ RECONCILE: Final = (
     ),
 )
 
+HEALING: Final = (
+    Guard(
+        "load: the end of a spoilt scan is not that of the next one",
+        "rows that were read before a truncate count as read after it, and the sweep spares them",
+        (8,),
+        "streams/loads.py",
+        "elif notification.ended and load.spoilt_scan:",
+        "elif False:",
+        unit("loads", "a_truncate_during_the_scan_has_it_read_again_once_it_has_ended"),
+    ),
+    Guard(
+        "load: only what was asked for is spoilt",
+        "a truncate hides that a rebuild is under way",
+        (8,),
+        SINK,
+        "WHEN c.loaded OR NOT coalesce(load_detail ? 'from', false) THEN load_detail",
+        "WHEN c.loaded THEN load_detail",
+        contract("races", "h8_what_is_known_of_a_spoilt_scan"),
+    ),
+    Guard(
+        "healing: another's rebuild is not done again",
+        "every table is read twice, and workers start again twice",
+        (),
+        "streams/freshness/healing.py",
+        " or capture.alone().naming.lineage != lineage",
+        "",
+        unit("healing", "whoever_is_at_it_or_was_is_left_alone"),
+    ),
+    Guard(
+        "healing: a rebuild only where the settings allow it",
+        "every table is read again though somebody wanted to look first",
+        (),
+        "streams/freshness/healing.py",
+        "rebuild = self._pauses.due(gap, now) and self._settings.monitor.rebuild",
+        "rebuild = self._pauses.due(gap, now)",
+        unit("healing", "without_the_setting_nothing_is_rebuilt"),
+    ),
+    Guard(
+        "healing: a connector that a scan stops reads on without it",
+        "it fails after each restart, for ever",
+        (),
+        "streams/freshness/healing.py",
+        "return UNFIT in connector.cause",
+        "return False",
+        unit("healing", "a_connector_that_a_scan_stops_reads_on_without_it"),
+    ),
+)
+
 GUARDS: Final[tuple[Guard, ...]] = (
     *VERSION, *FENCE, *REPLAY, *SNAPSHOT_ROW, *MARKER, *LOCK, *LEASE, *SINCE, *POSITION, *SWEEPING, *GAP, *LINEAGE,
-    *PLACEHOLDER, *WATERMARK, *RECONCILE,
+    *PLACEHOLDER, *WATERMARK, *RECONCILE, *HEALING,
 )  # fmt: skip
