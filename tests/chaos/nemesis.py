@@ -69,7 +69,7 @@ class Nemesis:
         self.name = name or self._name()
 
     def quiet_seconds(self) -> float:
-        return self.random.uniform(*self.pace.quiet)
+        return random.Random(f"{self.seed}:quiet:{self.done}").uniform(*self.pace.quiet)
 
     def _name(self) -> str:
         """The first ones kill everything once, the next are one of each other kind; in an order of the seed."""
