@@ -16,7 +16,7 @@ from connectors.postgres.layout import Column, embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.change import TopicPartition, Version
-from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict, RecordRejected
+from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
 from schemas.sink import Fence, IntakePlan, IntakeRequest, IntakeView, RecordState
 
 SQL: Final = Queries.load("sink")
@@ -26,10 +26,13 @@ Pool = AsyncConnectionPool[Connection]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the first half of the transaction read. `fed`: the generations that there are."""
+    """What the first half of the transaction read. `fed`: the generations that there are; `attributes`: how many
+    columns the record table has had, which says whether it has others than before.
+    """
 
     view: IntakeView
     fed: Sequence[int]
+    attributes: int
 
 
 class IntakeTransactions:
@@ -37,7 +40,7 @@ class IntakeTransactions:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._columns: dict[str, list[Column]] = {}
+        self._columns: dict[str, tuple[int, list[Column]]] = {}
 
     async def positions(self, topics: Collection[str]) -> Mapping[TopicPartition, int]:
         """Next offset of every partition that has a position row."""
@@ -50,27 +53,24 @@ class IntakeTransactions:
         self, request: IntakeRequest, decide: Callable[[IntakeView], IntakePlan]
     ) -> tuple[IntakePlan, datetime]:
         """One transaction; see `IntakeStore.intake`."""
-        try:
-            with sink_errors():
-                async with self._pool.connection() as connection:
-                    columns = await self._columns_of(connection, request.collection)
-                    async with connection.transaction():
-                        seen = await lock_and_read(connection, request)
-                        plan = decide(seen.view)
-                        return plan, await write_plan(connection, request, plan, seen, columns)
-        except RecordRejected:
-            self._columns.pop(request.collection, None)  # a column's type may be another by now
-            raise
+        with sink_errors():
+            async with self._pool.connection() as connection, connection.transaction():
+                seen = await lock_and_read(connection, request)
+                columns = await self._columns_of(connection, request.collection, seen.attributes)
+                plan = decide(seen.view)
+                return plan, await write_plan(connection, request, plan, seen, columns)
 
-    async def _columns_of(self, connection: Connection, collection: str) -> list[Column]:
-        """Key and metadata columns of the record table; read once."""
-        if collection not in self._columns:
+    async def _columns_of(self, connection: Connection, collection: str, attributes: int) -> list[Column]:
+        """Key and metadata columns of the record table; read again once `migrate` has made another.
+
+        Else a row that is taken in before this worker starts again would lack its value, and nobody would miss it.
+        """
+        known = self._columns.get(collection)
+        if known is None or known[0] != attributes:
             rows = await connection.execute(SQL["column_types"], {"table": f"upwell.record_{collection}"})
             found = [Column(name, type_name) async for name, type_name in rows]
-            if not found:
-                raise MigrationNeeded(f"collection {collection} is not in the sink: run `upwell migrate`")
-            self._columns[collection] = found
-        return self._columns[collection]
+            known = self._columns[collection] = (attributes, found)
+        return known[1]
 
 
 async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
@@ -87,7 +87,8 @@ async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
         )
         records = await connection.execute(SQL.filled("lock_records", record=record), keys)
         state = await connection.execute(
-            SQL.filled("intake_state", record=record), {"collection": request.collection, **keys}
+            SQL.filled("intake_state", record=record),
+            {"collection": request.collection, "table": f"upwell.record_{request.collection}", **keys},
         )
     _check_positions(request, await positions.fetchall())
     row = await state.fetchone()
@@ -101,7 +102,7 @@ async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
     fence = None if row[0] is None else Fence(row[0], row[1])
     states = {row[0]: _state(row) for row in await records.fetchall()}
     templates = dict(zip(row[2], row[3], strict=True))
-    return Seen(IntakeView(fence, states, frozenset(row[4]), templates, row[6]), row[2])
+    return Seen(IntakeView(fence, states, frozenset(row[4]), templates, row[6]), row[2], row[7])
 
 
 def _state(row: Sequence[Any]) -> RecordState:

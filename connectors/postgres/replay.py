@@ -62,16 +62,15 @@ class ReplayTransactions(IntakeTransactions):
     ) -> ReplayPlan:
         """See `ReplayStore.replay`."""
         with sink_errors():
-            async with self._pool.connection() as connection:
-                columns = await self._columns_of(connection, request.collection)
-                async with connection.transaction():
-                    seen = await lock_and_read(connection, request)
-                    replay = decide(seen.view)
-                    if replay.closed_by is None:
-                        return replay
-                    await write_plan(connection, request, replay.plan, seen, columns, audited=False)
-                    await _close(connection, letter, replay.closed_by, _facts(replay))
+            async with self._pool.connection() as connection, connection.transaction():
+                seen = await lock_and_read(connection, request)
+                columns = await self._columns_of(connection, request.collection, seen.attributes)
+                replay = decide(seen.view)
+                if replay.closed_by is None:
                     return replay
+                await write_plan(connection, request, replay.plan, seen, columns, audited=False)
+                await _close(connection, letter, replay.closed_by, _facts(replay))
+                return replay
 
     async def embed_again(self, letter: StoredLetter) -> str:
         """See `ReplayStore.embed_again`."""

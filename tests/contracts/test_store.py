@@ -584,3 +584,20 @@ async def test_a_blocked_collection_is_seen_until_it_goes_on(sink: Sink) -> None
     assert await sink.blocked() == {"content": "column 'body' is gone", "customers": "another"}
     await sink.store.clear_blocked("content")
     assert await sink.blocked() == {"customers": "another"}
+
+
+async def test_a_column_that_comes_meanwhile_has_its_value(postgres: PostgresSink) -> None:
+    """`migrate` adds one, and makes one of another type anew, while a worker that knows neither still takes in."""
+    await take_in(postgres.store, change(1, 1, "tea", stars=4))
+    await postgres.rows("ALTER TABLE upwell.record_content ADD COLUMN stars int")
+    await take_in(postgres.store, change(2, 2, "milk", stars=4))
+    await postgres.rows("ALTER TABLE upwell.record_content DROP COLUMN stars")
+    await postgres.rows("ALTER TABLE upwell.record_content ADD COLUMN stars text")
+    await take_in(postgres.store, change(3, 3, "salt", stars="four"))
+    found = await postgres.rows("SELECT _key, stars FROM upwell.record_content ORDER BY _key")
+    assert found == [("[1]", None), ("[2]", None), ("[3]", "four")]
+    await postgres.rows("ALTER TABLE upwell.record_content ADD COLUMN stars2 int")
+    await take_in(postgres.store, change(4, 4, "rye", stars="five", stars2=2))
+    assert await postgres.rows("SELECT stars, stars2 FROM upwell.record_content WHERE _key = '[4]'") == [
+        ("five", 2)
+    ]

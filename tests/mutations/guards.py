@@ -1491,6 +1491,15 @@ RECONCILE: Final = (
 
 HEALING: Final = (
     Guard(
+        "columns: read again once the record table has another",
+        "what a worker takes in before it starts again lacks the new column's value for good",
+        (),
+        "connectors/postgres/intake_store.py",
+        "if known is None or known[0] != attributes:",
+        "if known is None:",
+        contract("store", "a_column_that_comes_meanwhile_has_its_value"),
+    ),
+    Guard(
         "load: the end of a spoilt scan is not that of the next one",
         "rows that were read before a truncate count as read after it, and the sweep spares them",
         (8,),

@@ -28,7 +28,8 @@ SELECT fence_lineage, fence_lsn,
                 AND (s._lineage, s._offset) = (r.lineage, r."offset")),
        (SELECT coalesce(max(number), 0) FROM upwell.lineage),
        (SELECT w.watermark FROM upwell.watermark w
-         WHERE w.collection = c.name AND w.lineage = (SELECT max(number) FROM upwell.lineage))
+         WHERE w.collection = c.name AND w.lineage = (SELECT max(number) FROM upwell.lineage)),
+       (SELECT relnatts FROM pg_class WHERE oid = to_regclass(%(table)s))
   FROM upwell.collection c WHERE name = %(collection)s
 
 -- name: count_violations
