@@ -32,9 +32,9 @@ FIRST_LOAD_SECONDS: Final = 300.0
 OPERATIONS_SECONDS: Final = 120.0
 #: What two busy cores can embed beside everything else.
 OPERATIONS_A_SECOND: Final = {"fake": 25.0, "real": 15.0}
-#: Of Connect, where none of those before has sent anything twice; it stores its offsets as often.
+#: Of Connect, where none of those before has sent anything twice.
 MORE_KILLS: Final = 3
-FLUSH_SECONDS: Final = 2.0
+STREAMING_SECONDS: Final = 180.0
 #: What the quiet between faults aims at.
 FAULTS_A_MINUTE: Final = 2.2
 #: Changes that a run must have made for each of its minutes (I7).
@@ -186,9 +186,22 @@ class _Run:
                 self._check()
                 checked = time.monotonic()
         for _ in range(MORE_KILLS):
-            if not self._duplicates():
-                time.sleep(FLUSH_SECONDS)
-                self._strike("kill connect")
+            self._streaming()
+            if self._duplicates():
+                break
+            self._strike("kill connect")
+
+    def _streaming(self) -> None:
+        """Until changes of now arrive: a Connect that is killed before has nothing to send twice."""
+        with self.line.deployment.source() as source:
+            now = one(source, "SELECT clock_timestamp()")
+
+        def arrived() -> bool:
+            time.sleep(0.1)
+            with self.line.deployment.sink() as sink:
+                return bool(one(sink, "SELECT max(_committed_at) > %s FROM upwell.record_content", now))
+
+        until(arrived, STREAMING_SECONDS, "changes of now arrive")
 
     def _strike(self, name: str = "") -> None:
         say(self.nemesis.strike(name))
