@@ -3,7 +3,7 @@
 UPWELL := .venv/bin/upwell
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup demo up down test unit mutations chaos check lock
+.PHONY: help setup demo up down test long unit mutations chaos check lock
 
 # Of `make chaos`.
 SEED ?= 1
@@ -25,9 +25,12 @@ up: setup ## Start stack, capture and workers in the background; again: restart 
 down: setup ## Stop what `make up` started; what was stored stays
 	@$(UPWELL) down
 
-test: check ## Every rung of the tests but benchmarks, on the real components
+test: check ## The rungs of the tests but the long one and benchmarks, on the real components
 	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser tests/mutations
-	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests/integration tests/acceptance
+	@$(PYTEST) -m "not long" tests/integration tests/acceptance
+
+long: setup ## The long rung: faults, kinds of change, reconcile and a short chaos on the real components
+	@$(PYTEST) -m long tests/acceptance
 
 unit: setup ## Unit and property tests: no stack, a minute
 	@$(PYTEST) tests/unit tests/property

@@ -26,7 +26,7 @@ from tests.acceptance.test_workers import AUDITED
 from tests.deployment import Deployment, Stack, until
 from tests.oracle import Compared, Difference, Row, TextOf, compare_table
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 #: Column, type, and values that differ from what one thinks of.
 TYPES: Final = (

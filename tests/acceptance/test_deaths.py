@@ -23,7 +23,7 @@ from tests.acceptance.test_workers import AUDITED, SUPERVISED, Writer, embedding
 from tests.deployment import Deployment, WorkerProcess, until
 from tests.oracle import compare
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 BEHIND: Final = {"FAKE_CLOCK_SECONDS": "-3600"}
 TOKENS: Final = "SELECT token::text FROM upwell.pending WHERE slot = %s AND token IS NOT NULL"

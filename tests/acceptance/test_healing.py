@@ -14,7 +14,7 @@ from tests.acceptance.test_freshness import OFTEN, sees, spec, start_monitor
 from tests.acceptance.test_rebuild import COMPLETE, equal, running, slots
 from tests.deployment import ROOT, Deployment, until
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 LOADED = 20_000
 DETAIL = "SELECT load_detail ->> %s FROM upwell.collection WHERE name = 'content'"

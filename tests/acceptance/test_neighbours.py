@@ -35,7 +35,7 @@ from tests.deployment import Deployment, Stack, until
 from tests.fixtures.wrong_registry import WrongRegistry
 from tests.oracle import Difference, compare
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 DUPLICATES: Final = (
     "SELECT coalesce(sum(count), 0) FROM upwell.audit WHERE action = 'duplicate' AND topic LIKE %s"

@@ -13,7 +13,7 @@ from tests.acceptance.plain import FAKE, ROWS, all_searchable, fake_encode, one
 from tests.deployment import SPEC, Deployment, Stack, until
 from tests.oracle import compare
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 MORE: Final = """
 [collections.notes]
