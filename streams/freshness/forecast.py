@@ -26,6 +26,8 @@ START_SECONDS: Final = 10.0
 #: Fewer texts than this are rounding.
 ALMOST_NONE: Final = 1e-6
 LEAST_TURN_SECONDS: Final = 1e-3
+#: More than these is no advice: where first loads have nearly all of the embedding, no number of workers helps.
+MOST_WORKERS: Final = 1_000_000
 #: A worker that embeds less than this a second is not one to count with.
 LEAST_RATE: Final = 1e-3
 
@@ -246,10 +248,10 @@ def _workers_wanted(reading: QueueReading, supply: _Supply) -> int:
         )
         needed = max(needed, (waiting + coming) / edge)
     share = supply.share if supply.backfill_seconds > 0 else 0.0
-    needed = _quotient(needed, 1 - share)
-    if not math.isfinite(needed):
+    wanted = _quotient(needed, 1 - share) / each_embeds
+    if wanted > MOST_WORKERS:
         return 0
-    return max(math.ceil(needed / each_embeds - 0.01) - reading.workers, 0)
+    return max(math.ceil(wanted - 0.01) - reading.workers, 0)
 
 
 def _unknown(each: QueuedCollection) -> Forecast:

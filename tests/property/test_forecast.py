@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.forecast import QueuedCollection, QueueReading
@@ -253,6 +253,7 @@ readings = st.builds(
 )
 
 
+@example(QueueReading([QueuedCollection("c0", 15.0, 0, [(0.0, 1)], 0, 0.0)], 1, 0, 1.0), 1 - 2**-53)
 @given(readings, st.floats(0, 1))
 def test_every_number_is_one(reading: QueueReading, share: float) -> None:
     for found in forecast_of(reading, backfill_share=share).values():
