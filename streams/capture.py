@@ -35,7 +35,7 @@ from schemas.spec import CollectionSpec
 from streams import neighbours
 from streams.completion import Completion
 from streams.freshness.rounds import Reflected, lost
-from streams.gaps import find_gap
+from streams.gaps import lineage_gap
 from streams.loads import Loading, read_ends
 from streams.settings import Settings
 
@@ -279,9 +279,7 @@ class Capture:
 
     def gap(self, *, begun: bool) -> str:
         """What is lost in this lineage, also what can no longer be seen; `begun` as for `find_gap`."""
-        known, canary = self.state.gaps(self.naming.lineage), self.state.canary_read(self.naming.lineage)
-        found = find_gap(self.source, self.connect, self.naming, begun=begun, canary=canary)
-        return found or next(iter(known), "")
+        return lineage_gap(self.source, self.connect, self.state, self.naming, begun=begun)
 
     def refuse_gap(self) -> None:
         """Raise GapFound if changes are lost: a start from here would hide it."""

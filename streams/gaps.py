@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from connectors.debezium.connect import Connect
 from connectors.debezium.naming import Naming
+from connectors.postgres.capture_state import CaptureState
 from connectors.postgres.source import Connection, first
 from schemas.errors import SettingsError
 from streams.settings import FLUSH_SECONDS
@@ -32,6 +33,16 @@ def find_gap(
     must exist; `canary`: a number that was seen in the canary's topic. Raises SourceUnavailable, ConnectUnavailable.
     """
     return _find_gap(source, connect, naming, begun=begun) or fallen_back(canary, _canary(source))
+
+
+def lineage_gap(
+    source: Connection, connect: Connect, state: CaptureState, naming: Naming, *, begun: bool
+) -> str:
+    """As `find_gap`, and what a monitor has written down of a lineage, which can no longer be seen. Raises also
+    SinkUnavailable.
+    """
+    known, canary = state.gaps(naming.lineage), state.canary_read(naming.lineage)
+    return find_gap(source, connect, naming, begun=begun, canary=canary) or next(iter(known), "")
 
 
 def fallen_back(seen: int | None, now: int | None) -> str:

@@ -22,7 +22,7 @@ from streams import neighbours
 from streams.capture import opened
 from streams.freshness.forecast import Forecast, forecast_of
 from streams.freshness.report import Report, build_report
-from streams.gaps import find_gap
+from streams.gaps import lineage_gap
 from streams.loads import records_ahead
 from streams.settings import Settings
 
@@ -137,11 +137,8 @@ def _slot(settings: Settings, naming: Naming | None) -> Slot | None:
 def _gap(settings: Settings, naming: Naming, report: Report | None) -> str:
     loads = [] if report is None else [found.load for found in report.collections.values()]
     begun = any(load.state != INCOMPLETE for load in loads)
-    with CaptureState.open(settings.sink.dsn) as state:
-        known, canary = state.gaps(naming.lineage), state.canary_read(naming.lineage)
-    with connect_source(settings.source.dsn) as connection:
-        found = find_gap(connection, neighbours.connect(settings), naming, begun=begun, canary=canary)
-    return found or next(iter(known), "")
+    with CaptureState.open(settings.sink.dsn) as state, connect_source(settings.source.dsn) as connection:
+        return lineage_gap(connection, neighbours.connect(settings), state, naming, begun=begun)
 
 
 def _ahead(settings: Settings, naming: Naming | None) -> dict[str, int]:

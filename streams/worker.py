@@ -149,11 +149,12 @@ class Worker:
         """What waits for us in Kafka, and how far we are, for `vitals`; and whether its offsets still mean the same."""
         while True:
             ends: Ends | None = None
-            with contextlib.suppress(Retry):
-                try:
-                    await asyncio.to_thread(self._parts.check_topics)
-                except LineageMismatch as error:
-                    self._on_fatal(error)
+            try:
+                await asyncio.to_thread(self._parts.check_topics)
+            except LineageMismatch as error:
+                self._on_fatal(error)
+            except Retry:
+                pass  # away: it is asked again
             with contextlib.suppress(UpwellError):
                 ends = await asyncio.to_thread(self._parts.read_ends)
             await self._look_for_a_restore()

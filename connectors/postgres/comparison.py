@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -23,6 +23,8 @@ from schemas.change import Version
 from schemas.errors import SettingsError
 from schemas.names import canonical_key
 from schemas.reconcile import Checksum, Keyed, Seen, Stored
+
+T = TypeVar("T")
 
 SQL: Final = Queries.load("reconcile")
 SINK: Final = Queries.load("sink")
@@ -89,12 +91,25 @@ def _troubled(connection: Connection, table: str, column: str) -> bool:
     return bool(row and row[0])
 
 
-def _stream(connection: psycopg.Connection[Any], rows: sql.Composed, ranges: Sequence[int]) -> Iterator[Any]:
-    """Rows of ranges through a cursor of the server's: memory for one trip."""
+def streamed(
+    connection: psycopg.Connection[Any], query: sql.Composed, parameters: Mapping[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows through a cursor of the server's, in a transaction of its own: memory for one trip."""
     with connection.transaction(), connection.cursor(name="upwell_reconcile") as cursor:
         cursor.itersize = TRIP
-        cursor.execute(SQL.filled("keyed", rows=rows), {"ranges": list(ranges)})
+        cursor.execute(query, parameters)
         yield from cursor
+
+
+def batches(items: Sequence[T], size: int = KEYS) -> Iterator[Sequence[T]]:
+    """So many at a time, in order."""
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
+
+
+def _keyed(connection: psycopg.Connection[Any], rows: sql.Composed, ranges: Sequence[int]) -> Iterator[Any]:
+    """The rows of ranges, in the order of places."""
+    return streamed(connection, SQL.filled("keyed", rows=rows), {"ranges": list(ranges)})
 
 
 def _checksums(connection: psycopg.Connection[Any], rows: sql.Composed) -> dict[int, Checksum]:
@@ -134,15 +149,13 @@ class SourceRows:
     def rows(self, ranges: Sequence[int]) -> Generator[Keyed, None, None]:
         """In the order of places. Raises SourceUnavailable."""
         with source_errors():
-            for place, name, digest in _stream(self._connection, self._rows, ranges):
+            for place, name, digest in _keyed(self._connection, self._rows, ranges):
                 yield Keyed(place, _canonical(name), digest)
 
     def read(self, keys: Mapping[str, int | None]) -> dict[str, Seen]:
         """Single keys, each with the transaction that must be visible; of one snapshot for KEYS at a time."""
         found: dict[str, Seen] = {}
-        wanted = list(keys)
-        for at in range(0, len(wanted), KEYS):
-            some = wanted[at : at + KEYS]
+        for some in batches(list(keys)):
             with source_errors(), self._connection.transaction():
                 self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 rows = self._connection.execute(
@@ -220,15 +233,15 @@ class SinkRows:
     def rows(self, ranges: Sequence[int]) -> Generator[Keyed, None, None]:
         """In the order of places. Raises SinkUnavailable."""
         with sink_errors():
-            for place, name, digest in _stream(self._connection, self._rows, ranges):
+            for place, name, digest in _keyed(self._connection, self._rows, ranges):
                 yield Keyed(place, name, digest)
 
     def read(self, keys: Collection[str]) -> dict[str, Stored]:
         """Single keys; what is not there has no version."""
         found = dict.fromkeys(keys, Stored())
-        wanted, query = list(keys), SQL.filled("stored", **self._parts)
-        for at in range(0, len(wanted), KEYS):
-            parameters = {"collection": self._collection, "keys": wanted[at : at + KEYS]}
+        query = SQL.filled("stored", **self._parts)
+        for some in batches(list(keys)):
+            parameters = {"collection": self._collection, "keys": some}
             with sink_errors():
                 rows = self._connection.execute(query, parameters).fetchall()
             for key, lineage, offset, deleted, digest, transaction_id, in_doubt in rows:

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from connectors.postgres.capture_state import SILENT_SECONDS
-from connectors.postgres.comparison import KEYS, TRIP
+from connectors.postgres.comparison import batches, streamed
 from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.removal import make_markers
 from connectors.postgres.sql import Queries
@@ -87,23 +87,15 @@ class Documents:
     def read(self, keys: Sequence[str]) -> Iterator[Document]:
         """Those of these that are live and settled, each of one snapshot."""
         query = SQL.filled("documents", **self._parts)
-        for at in range(0, len(keys), KEYS):
+        for some in batches(keys):
             with sink_errors():
-                rows = self._connection.execute(
-                    query, {**self._at, "keys": list(keys[at : at + KEYS])}
-                ).fetchall()
+                rows = self._connection.execute(query, {**self._at, "keys": list(some)}).fetchall()
             for key, lineage, offset, row, texts, vectors in rows:
                 yield Document(key, Version(lineage, offset), row, texts, vectors)
 
     def _stream(self, name: str) -> Iterator[tuple[Any, ...]]:
-        with (
-            sink_errors(),
-            self._connection.transaction(),
-            self._connection.cursor(name="upwell_reconcile") as cursor,
-        ):
-            cursor.itersize = TRIP
-            cursor.execute(SQL.filled(name, **self._parts), self._at)
-            yield from cursor
+        with sink_errors():
+            yield from streamed(self._connection, SQL.filled(name, **self._parts), self._at)
 
     def _keys(self, name: str, parameters: Mapping[str, object]) -> list[str]:
         with sink_errors():
@@ -132,7 +124,7 @@ class Mending:
         """Make markers of those that are still in the version that the source was proven not to have."""
         removed = 0
         query = SQL.filled("lock_ghosts", record=self._record)
-        for some in _batches(differences):
+        for some in batches(differences):
             versions = self._versions(some)
             with sink_errors(), self._connection.transaction():
                 self._connection.execute(SINK["lock_collection"], versions)
@@ -153,7 +145,7 @@ class Mending:
         remove = SINK.filled("remove_embeddings", embedding=self._embedding)
         with sink_errors(), self._connection.transaction():
             self._connection.execute(SINK["lock_collection"], {"collection": self._collection})
-            for some in _batches(sorted(differences, key=lambda each: each.key)):
+            for some in batches(sorted(differences, key=lambda each: each.key)):
                 versions = {**self._versions(some), "generation": self._generation}
                 rows = self._connection.execute(lock, versions).fetchall()
                 keys = [row[0] for row in rows]
@@ -176,10 +168,10 @@ class Mending:
     def remove_orphans(self, keys: Sequence[str]) -> int:
         """Drop vectors without a live record; how many keys had any."""
         query = SQL.filled("remove_orphans", record=self._record, embedding=self._embedding)
-        for at in range(0, len(keys), KEYS):
+        for some in batches(keys):
             with sink_errors(), self._connection.transaction():
                 self._connection.execute(SINK["lock_collection_alone"], {"collection": self._collection})
-                self._connection.execute(query, {"keys": list(keys[at : at + KEYS])})
+                self._connection.execute(query, {"keys": list(some)})
         return len(keys)
 
     def audit(self, count: int, detail: Mapping[str, Any]) -> None:
@@ -197,8 +189,3 @@ class Mending:
             "lineages": [version.lineage for version in versions],
             "offsets": [version.offset for version in versions],
         }
-
-
-def _batches(differences: Sequence[Difference]) -> Iterator[Sequence[Difference]]:
-    for at in range(0, len(differences), KEYS):
-        yield differences[at : at + KEYS]

@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.debezium.snapshot import re_read
+from connectors.postgres.comparison import batches
 from connectors.postgres.repairs import Repairs
 from connectors.postgres.source import connect_source
 from schemas.errors import RoundIncomplete, SettingsError
@@ -69,8 +69,7 @@ class Repair:
     def _read_again(self, differences: Sequence[Difference]) -> int:
         """How many were answered: taken in again, or overtaken by a change."""
         done = 0
-        for at in range(0, len(differences), RE_READ):
-            batch = differences[at : at + RE_READ]
+        for batch in batches(differences, RE_READ):
             self._ask(batch)
             moved, heard = self._answered(batch)
             self.comparison.mending.forget(heard)
@@ -103,11 +102,7 @@ class Repair:
             self.comparison.mending.forget(batch)
             raise SettingsError("a load has begun meanwhile: run it again when that is complete")
         with connect_source(self.source_dsn) as source:
-            re_read(
-                source,
-                at.table,
-                [dict(zip(at.key_columns, json.loads(each.key), strict=True)) for each in batch],
-            )
+            re_read(source, at.table, [at.key(each.key) for each in batch])
 
     def _answered(self, batch: Sequence[Difference]) -> tuple[list[Difference], list[Difference]]:
         """Those that are in another version before the deadline, and with them those of which only a new dead letter

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from infra.stack.processes import born
+from tests.chaos.background import Background
 from tests.chaos.line import Line
 
 #: A process that is younger is still loading.
@@ -36,23 +36,16 @@ def age_seconds(pid: int) -> float:
 
 
 @dataclass
-class Memory:
+class Memory(Background):
     """`most`: MB by kind of process, for each minute of the run; of processes that had time to settle."""
 
     line: Line
     elapsed: float
     most: dict[str, dict[int, float]] = field(default_factory=dict)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Memory:
         self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+        return super().__enter__()
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 
+from tests.chaos.background import Background
 from tests.chaos.workload import KEYS
 from tests.deployment import Deployment
 
@@ -57,23 +57,16 @@ class History:
 
 
 @dataclass
-class Watcher:
+class Watcher(Background):
     """Looks about three times a second. `wrong`: what it saw."""
 
     deployment: Deployment
     wrong: list[str] = field(default_factory=list)
     looks: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Watcher:
         self._histories = {place: History(" ".join(place)) for place in SHOWN}
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+        return super().__enter__()
 
     def _run(self) -> None:
         while not self._stop.wait(0.3):

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from tests.acceptance.plain import one
+from tests.chaos.background import Background
 from tests.deployment import Deployment
 
 #: Keys that single changes use; those of shifts have a range of their own, because they may be in doubt for a moment.
@@ -81,7 +82,7 @@ Operation = Callable[["Workload"], None]
 
 
 @dataclass
-class Workload:
+class Workload(Background):
     """Runs in a thread of its own. `counts`: committed operations by name; `changes`: rows that they changed."""
 
     deployment: Deployment
@@ -90,7 +91,6 @@ class Workload:
     per_second: float
     counts: dict[str, int] = field(default_factory=dict)
     changes: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
     _go_on: threading.Event = field(default_factory=threading.Event)
     _working: threading.Lock = field(default_factory=threading.Lock)
     _number: int = 0
@@ -100,13 +100,7 @@ class Workload:
     def __enter__(self) -> Workload:
         self.draw = random.Random(f"{self.seed}:{sum(self.counts.values())}")
         self._go_on.set()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+        return super().__enter__()
 
     def pause(self) -> None:
         """Nothing is written any more, when this returns, until `go_on`."""
