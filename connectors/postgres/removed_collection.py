@@ -48,7 +48,10 @@ def collection_names(connection: Connection) -> list[str]:
 
 
 def remove_collection(connection: Connection, collection: str) -> Removed:
-    """In one transaction, alone on the collection. Its topics must be forgotten before. Raises SinkUnavailable."""
+    """In one transaction, alone on the collection. Its topics must be forgotten before. Raises SinkUnavailable.
+
+    Positions that a worker has set since go too: from here on nobody can take in anything of the collection.
+    """
     at = {"collection": collection}
     record = record_table(collection)
     view, function = sql.Identifier("upwell", collection), sql.Identifier("upwell", f"search_{collection}")
@@ -65,6 +68,7 @@ def remove_collection(connection: Connection, collection: str) -> Removed:
         for each in (record, *tables):
             connection.execute(SQL.filled("drop_table", table=each))
         connection.execute("DELETE FROM upwell.collection WHERE name = %(collection)s", at)
+        connection.execute(SQL["forget_positions"])
         counts = {"records": removed.records, "vectors": removed.vectors}
         connection.execute(SQL["audit_removed"], {**at, **counts})
     return removed

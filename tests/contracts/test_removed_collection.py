@@ -9,6 +9,7 @@ import pytest
 
 from connectors.postgres.migrate import migrate_sink
 from connectors.postgres.removed_collection import Removed, collection_names, remove_collection
+from schemas.errors import MigrationNeeded
 from tests.contracts.sinks import PostgresSink, layout
 from tests.contracts.steps import change, embed_all, take_in, undecodable
 
@@ -41,6 +42,29 @@ async def test_all_of_one_collection_goes_and_its_audit_stays(
     assert len(actions) == audited[0][0] + 1
     assert actions[-1] == ("collection_removed",)
     assert migrate_sink(connection, [layout("customers")]) == []
+
+
+async def test_positions_that_a_worker_set_after_its_topic_was_forgotten_go(
+    postgres: PostgresSink, connection: psycopg.Connection[Any]
+) -> None:
+    """A topic of the name that is made anew begins at 0: with the old positions its rows were never taken in."""
+    connection.execute(
+        "INSERT INTO upwell.lineage (number, topic_prefix) VALUES (1, 'test_1') ON CONFLICT DO NOTHING"
+    )
+    connection.execute(
+        "INSERT INTO upwell.topic (topic, topic_id, lineage, partitions, collection) "
+        "VALUES ('kept', 'a', 1, 1, 'customers')"
+    )
+    connection.execute(
+        "INSERT INTO upwell.position (topic, partition, next_offset) VALUES ('kept', 0, 7), ('forgotten', 0, 3)"
+    )
+
+    remove_collection(connection, "content")
+
+    assert await postgres.rows("SELECT topic, next_offset FROM upwell.position") == [("kept", 7)]
+    with pytest.raises(MigrationNeeded):
+        await take_in(postgres.store, change(2, 2, "milk"))
+    assert await postgres.rows("SELECT topic, next_offset FROM upwell.position") == [("kept", 7)]
 
 
 def test_before_the_first_migration_there_is_none(empty_dsn: str) -> None:

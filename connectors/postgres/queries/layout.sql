@@ -202,6 +202,11 @@ DROP VIEW IF EXISTS {view}
 -- name: drop_table
 DROP TABLE IF EXISTS {table}
 
+-- name: forget_positions
+-- Of topics that are not recorded any more. A worker that had the topic when it was forgotten may have read it once more and
+-- set positions anew: rows of a topic of the name that is made later would be taken for rows that were taken in.
+DELETE FROM upwell.position p WHERE NOT EXISTS (SELECT FROM upwell.topic t WHERE t.topic = p.topic)
+
 -- name: audit_removed
 INSERT INTO upwell.audit (collection, action, detail)
 VALUES (%(collection)s, 'collection_removed',
