@@ -440,15 +440,6 @@ LOCK: Final = (
         contract("guards", "a_sweep_is_alone_on_the_collection"),
     ),
     Guard(
-        "positions: of a topic that was forgotten",
-        "rows of a topic of the same name that is made later count as taken in: they are lost, and the load is complete",
-        (),
-        "connectors/postgres/removed_collection.py",
-        '        connection.execute(SQL["forget_positions"])\n',
-        "",
-        contract("removed_collection", "positions_that_a_worker_set_after_its_topic_was_forgotten_go"),
-    ),
-    Guard(
         "advisory lock: alone for a new lineage",
         "an intake that read the old lineage as the newest commits after the new one has begun",
         (10, 11),
@@ -756,6 +747,15 @@ POSITION: Final = (
         "class PositionConflict(Halt):",
         "class PositionConflict(Conflict):",
         unit("intake_stage", "h21_another_position_is_not_tried_again"),
+    ),
+    Guard(
+        "position: of a topic that was forgotten",
+        "rows of a topic of the same name that is made later count as taken in: they are lost, and the load is complete",
+        (),
+        "connectors/postgres/removed_collection.py",
+        '        connection.execute(SQL["forget_positions"])\n',
+        "",
+        contract("removed_collection", "positions_that_a_worker_set_after_its_topic_was_forgotten_go"),
     ),
     Guard(
         "position: what this owner last wrote",
