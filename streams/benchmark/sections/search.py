@@ -1,0 +1,159 @@
+"""Nearest neighbours through the view, against the bare table and against exact search, before and after churn.
+
+Recall: the part of the ten found that are no further away than the tenth of exact search. Plans are read: where one
+does not use the HNSW index nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+
+from streams.benchmark.bench import PROCESSES, Bench
+from streams.benchmark.line import VECTORS, VIEW, Deployment, NotMeasured, one
+from streams.benchmark.results import Figure, Section, Target, quantile, quantiles
+
+NEAREST: Final = 10
+#: Cosines this near are the same.
+TOLERANCE: Final = 1e-5
+#: Queries are texts that no document has.
+FIRST_QUERY: Final = 5_000_000
+WARM: Final = 5
+ROUNDS: Final = 3
+CHURN_SECONDS: Final = 1800.0
+ORDERED: Final = f"ORDER BY embedding <=> %s::vector LIMIT {NEAREST}"
+QUERIES: Final = {
+    "table": f"SELECT key, chunk_no, embedding <=> %s::vector FROM {VECTORS} {ORDERED}",
+    "view": f"SELECT id, chunk_no, embedding <=> %s::vector FROM {VIEW} {ORDERED}",
+    "function": f"SELECT id, chunk_no, 1 - score FROM upwell.search_document(%s, %s::vector, {NEAREST})",
+}
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Recall by query, and seconds of each query on the bare table and through the view."""
+
+    recall: dict[str, float]
+    seconds: dict[str, list[float]]
+
+
+def measure(bench: Bench) -> Section:
+    count = bench.plan.searched
+    queries = bench.encoder.encode([bench.corpus.short(FIRST_QUERY + n) for n in range(bench.plan.queries)])
+    with bench.stack.deployment("search") as deployment, deployment.sink() as sink:
+        bench.tell(f"{count} documents are embedded")
+        deployment.filled([bench.corpus.short(number) for number in range(count)], PROCESSES)
+        sink.execute(f"ANALYZE {VECTORS}".encode())
+        notes = _plans(sink, queries[0])
+        fresh = _state(sink, queries)
+        bench.tell(f"recall {fresh.recall['view']:.3f}; every document gets another text")
+        _churn(bench, deployment, sink)
+        churned = _state(sink, queries)
+        bench.tell(f"recall {churned.recall['view']:.3f} after churn")
+    return Section("search", _figures(fresh, churned), notes=notes)
+
+
+def _plans(sink: psycopg.Connection[Any], query: Vectors) -> list[str]:
+    """Raises NotMeasured if table or view is not read through the index."""
+    for name in ("table", "view"):
+        (plan,) = sink.execute(
+            f"EXPLAIN (FORMAT JSON) {QUERIES[name]}".encode(), [_text(query)] * 2
+        ).fetchone() or ("",)
+        if "_hnsw" not in json.dumps(plan):
+            raise NotMeasured(f"the {name} is not read through the HNSW index: {json.dumps(plan)[:300]}")
+    return ["table and view are read through the HNSW index"]
+
+
+def _state(sink: psycopg.Connection[Any], queries: Vectors) -> State:
+    exact, model = _exact(sink, queries), str(one(sink, f"SELECT model FROM {VIEW} LIMIT 1"))
+    ask: dict[str, Callable[[str], Sequence[Any]]] = {
+        name: lambda vector, name=name: [model, vector] if name == "function" else [vector, vector]  # type: ignore[misc]
+        for name in QUERIES
+    }
+    recall: dict[str, list[float]] = {name: [] for name in QUERIES}
+    seconds: dict[str, list[float]] = {name: [] for name in QUERIES}
+    for turn in range(ROUNDS):
+        for number, query in enumerate(queries):
+            vector = _text(query)
+            for name in _turned(list(QUERIES), number + turn):
+                begun = time.perf_counter()
+                rows = sink.execute(QUERIES[name].encode(), ask[name](vector)).fetchall()
+                seconds[name].append(time.perf_counter() - begun)
+                recall[name].append(sum(row[2] <= exact[number] + TOLERANCE for row in rows) / NEAREST)
+    return State(
+        {name: float(np.mean(values)) for name, values in recall.items()},
+        {name: values[WARM:] for name, values in seconds.items()},
+    )
+
+
+def _exact(sink: psycopg.Connection[Any], queries: Vectors) -> Sequence[float]:
+    """The distance of each query's tenth neighbour, by comparing it with every vector."""
+    rows = sink.execute(f"SELECT embedding::text FROM {VECTORS}".encode()).fetchall()
+    vectors = np.array([json.loads(row[0]) for row in rows], dtype=np.float32)
+    if len(vectors) < NEAREST:
+        raise NotMeasured(f"only {len(vectors)} vectors")
+    distances = 1 - queries @ vectors.T
+    return [float(each) for each in np.sort(distances, axis=1)[:, NEAREST - 1]]
+
+
+def _churn(bench: Bench, deployment: Deployment, sink: psycopg.Connection[Any]) -> None:
+    """Every row gets the text of another number, through the whole line."""
+    count = bench.plan.searched
+    query = f"SELECT count(*) FROM {VECTORS} WHERE chunk_no = 0 AND chunk_text LIKE 'Again: %%'"
+    texts = ((f"Again: {bench.corpus.short(count + n)}", n + 1) for n in range(count))
+    with deployment.source() as source, source.cursor() as cursor:
+        cursor.executemany("UPDATE bench.document SET body = %s WHERE id = %s", texts)
+    deployment.until(
+        lambda: int(one(sink, query)) >= count, CHURN_SECONDS, "every document changed", every=0.2
+    )
+
+
+def _figures(fresh: State, churned: State) -> list[Figure]:
+    p50 = {name: quantile(values, 0.5) for name, values in fresh.seconds.items()}
+    view = quantiles(fresh.seconds["view"])
+    figures = [
+        Figure("search.table_p50", "bare table, p50", p50["table"], "s", "less"),
+        Figure("search.view_p50", "view, p50", p50["view"], "s", "less", None, view),
+        Figure("search.function_p50", "search function, p50", p50["function"], "s", "less"),
+        Figure(
+            "search.view_to_table",
+            "view to bare table, p50",
+            p50["view"] / p50["table"],
+            "times",
+            "less",
+            Target("at most", 1.25),
+        ),
+        Figure("search.table_recall", "recall@10 of the bare table", fresh.recall["table"], ""),
+    ]
+    for when, state in (("", fresh), (" after all rows changed", churned)):
+        for name in ("view", "function"):
+            figures.append(
+                Figure(
+                    f"search.{name}_recall{'_churned' if when else ''}",
+                    f"recall@10 of the {name if name == 'view' else 'search function'}{when}",
+                    state.recall[name],
+                    "",
+                    "more",
+                    Target("at least", 0.95),
+                )
+            )
+    return figures
+
+
+def _turned(names: Sequence[str], by: int) -> list[str]:
+    """Who comes first takes turns."""
+    at = by % len(names)
+    return [*names[at:], *names[:at]]
+
+
+def _text(vector: Vectors) -> str:
+    return f"[{','.join(map(repr, vector.tolist()))}]"
