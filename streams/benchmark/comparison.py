@@ -26,7 +26,7 @@ class Change:
 
 
 def compare(before: Results, after: Results, loss: float) -> list[Change]:
-    """Figures of the sections that both runs have, in the order of the earlier one. `loss`: the part that may be lost."""
+    """Figures of sections that both runs have, in the order of the earlier one. `loss`: the part that may be lost."""
     ran, now = {section.name for section in after.sections}, after.figures()
     found = []
     for section in before.sections:

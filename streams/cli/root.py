@@ -43,6 +43,7 @@ COMMANDS: Final = {
         "demo",
         "The whole line on real components, with live changes and searches.",
     ),
+    "benchmark": ("streams.cli.benchmark", "benchmark", "How fast it is here, next to its parts alone."),
     "up": ("streams.cli.up", "up", "Start stack, capture and workers in the background."),
     "down": ("streams.cli.up", "down", "Stop what `up` started."),
 }

@@ -116,6 +116,31 @@ def stage_bars(
     return _svg(title, "; ".join(said) + ".", width, len(known) * 34, parts)
 
 
+def value_bars(
+    values: Mapping[str, float | None],
+    *,
+    title: str,
+    unit: str = "",
+    width: int = WIDTH,
+) -> str:
+    """For each name a bar from 0 to its value, all to one scale; what is not known has none."""
+    known = {name: _finite(value) for name, value in values.items()}
+    top = max((value for value in known.values() if value is not None), default=None)
+    if top is None:
+        return _empty(title, width, 44)
+    parts, said = [], []
+    for row, (name, value) in enumerate(known.items()):
+        y, told = row * 34, "not measured" if value is None else quantity(value, unit)
+        parts += [
+            _text(0, y + 12, name, "start"),
+            _text(width, y + 12, told, "end"),
+            _bar(0, y + 18, width, 9, GRID, opacity=0.25),
+            _bar(0, y + 18, width * max(value or 0.0, 0.0) / (top if top > 0 else 1.0), 9, LINE),
+        ]
+        said.append(f"{name} {told}")
+    return _svg(title, "; ".join(said) + ".", width, len(known) * 34, parts)
+
+
 def verdict_strip(
     buckets: Sequence[Bucket],
     *,

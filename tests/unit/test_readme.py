@@ -25,11 +25,7 @@ DECISIONS: Final = sorted((ROOT / "infra" / "decisions").glob("*.md"))
 BEGIN: Final = "<!-- settings: kept equal to the code by tests/unit/test_readme.py -->\n"
 END: Final = "<!-- end of settings -->"
 #: Commands of DESIGN 10 that are not built yet: the README must not send anybody to them.
-PLANNED: Final = frozenset(
-    {
-        "benchmark",
-    }
-)
+PLANNED: Final = frozenset[str]()
 
 
 #: Written in every command's help, and said once for all in the README.
