@@ -40,7 +40,8 @@ def run(runtime: Runtime, texts: Sequence[str], processes: int, folder: Path) ->
     """`processes` share the texts, every n-th each, and begin together. Raises NotMeasured."""
     from infra.stack.processes import tied_to
 
-    children = []
+    children: list[subprocess.Popen[str]] = []
+    out = (folder / "bare.log").open("ab")
     try:
         for number in range(processes):
             path = folder / f"texts-{runtime}-{number}.json"
@@ -51,13 +52,14 @@ def run(runtime: Runtime, texts: Sequence[str], processes: int, folder: Path) ->
                     env=_environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    stderr=out,
                     text=True,
                     preexec_fn=tied_to(os.getpid()),  # noqa: PLW1509  nothing here forks with locks held
                 )
             )
         for child in children:
             if _line(child) != "ready":
-                raise NotMeasured(f"the bare {runtime} encoder did not start")
+                raise NotMeasured(f"the bare {runtime} encoder did not start; see {out.name}")
         begun = time.monotonic()
         for child in children:
             assert child.stdin is not None
@@ -70,6 +72,7 @@ def run(runtime: Runtime, texts: Sequence[str], processes: int, folder: Path) ->
             max(each["resident_mib"] for each in said),
         )
     finally:
+        out.close()
         for child in children:
             child.kill()
             child.wait()

@@ -26,9 +26,9 @@ PROSE: Final = 0.85
 MEAN: Final = 1.0
 SPREAD: Final = 1.0
 MOST_SENTENCES: Final = 80
-#: One document in so many is LONG: 20 chunks of 126 tokens and more.
+#: One document in so many is LONG: 20 chunks and more.
 LONG_EVERY: Final = 100
-LONG_SENTENCES: Final = 110
+LONG_SENTENCES: Final = 220
 _END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 

@@ -76,7 +76,7 @@ def test_no_sentence_is_in_two_documents_or_twice_in_one() -> None:
 def test_lengths_reach_from_one_sentence_to_twenty_chunks() -> None:
     words = sorted(len(Corpus(1).mixed(number).split()) for number in range(LONG_EVERY))
     assert words[0] < 40
-    assert words[-1] > 20 * 126 / 2  # a word has one to two tokens
+    assert words[-1] > 20 * 254 / 2  # a word has one to two tokens
     assert max(len(Corpus(1).short(number).split()) for number in range(LONG_EVERY)) < 45
 
 
