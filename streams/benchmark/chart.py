@@ -139,8 +139,8 @@ def _panels(results: Results) -> Iterator[tuple[str, str]]:
             yield title, value_bars(values, title=title, unit=unit)
     for section in results.sections:
         for name, points in section.series.items():
-            title = f"Memory over time, {name}"
-            yield title, line_chart(_moments(results, points), threshold=None, title=title, unit="MiB")
+            title = f"Memory over time, {name}, MiB"
+            yield title, line_chart(_moments(results, points), threshold=None, title=title, unit="")
 
 
 def _moments(results: Results, points: Sequence[tuple[float, float]]) -> list[tuple[datetime, float | None]]:

@@ -41,7 +41,7 @@ class Plan:
     busy_seconds: float = 90.0
     events: int = 40_000
     event_documents: int = 1_000
-    long_documents: int = 10
+    long_documents: int = 25
     same_rows: int = 1_000
     searched: int = 4_000
     queries: int = 100
@@ -50,6 +50,7 @@ class Plan:
     row_events: int = 20_000
     row_documents: int = 600
     minutes: float = 45.0
+    memory_rows: int = 500
     live_rate: float = 10.0
 
     @property
@@ -59,21 +60,22 @@ class Plan:
 
 QUICK: Final = Plan(
     quick=True,
-    documents=120,
+    documents=100,
     idle_changes=40,
     busy_documents=2_000,
-    busy_seconds=25.0,
-    events=8_000,
-    event_documents=400,
-    long_documents=3,
+    busy_seconds=20.0,
+    events=6_000,
+    event_documents=200,
+    long_documents=5,
     same_rows=200,
-    searched=1_000,
+    searched=400,
     queries=40,
-    few_rows=2_000,
-    rows=10_000,
-    row_events=6_000,
-    row_documents=200,
+    few_rows=1_000,
+    rows=5_000,
+    row_events=4_000,
+    row_documents=100,
     minutes=1.0,
+    memory_rows=100,
 )
 
 

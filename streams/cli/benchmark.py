@@ -142,6 +142,8 @@ def _print(results: Results) -> None:
     say("")
     print_whole(console(), made)
     for section in results.sections:
+        for note in section.notes:
+            say(f"{section.name}: {note}")
         if section.problem:
             say(f"{section.name} was not measured: {section.problem}")
     missed = sum(not section.holds for section in results.sections)

@@ -19,7 +19,6 @@ from streams.benchmark.probe import DELETE, FIRST_KEY, INSERT, UPDATE
 from streams.benchmark.processes import resident_mib
 from streams.benchmark.results import Figure, Section, Target
 
-ROWS: Final = 500
 SAMPLE_SECONDS: Final = 5.0
 #: Growth that counts as flat over the whole time, of the mean: a trend, not a wave.
 FLAT: Final = 0.05
@@ -39,7 +38,7 @@ def measure(bench: Bench) -> Section:
     seconds = bench.plan.minutes * 60
     series: Series = {}
     with bench.stack.deployment("memory") as deployment, deployment.sink() as sink:
-        deployment.filled([bench.corpus.mixed(number) for number in range(ROWS)], PROCESSES)
+        deployment.filled([bench.corpus.mixed(number) for number in range(bench.plan.memory_rows)], PROCESSES)
         watched = {f"worker {n}": process.pid for n, process in enumerate(deployment.workers)}
         watched["monitor"] = deployment.start_monitor()
         load = _Load(bench, deployment)
@@ -58,7 +57,7 @@ class _Load:
     def __init__(self, bench: Bench, deployment: Deployment) -> None:
         self._bench, self._deployment = bench, deployment
         self._chance = random.Random(f"memory/{bench.plan.seed}")
-        self._number = 0
+        self._number, self._rows = 0, bench.plan.memory_rows
         self._own: list[int] = []
 
     def run(self, begun: float, until: float, watched: dict[str, int], series: Series) -> None:
@@ -76,18 +75,18 @@ class _Load:
 
     def _change(self, source: psycopg.Connection[Any]) -> None:
         self._number += 1
-        text, kind = self._bench.corpus.mixed(ROWS + self._number), self._chance.random()
+        text, kind = self._bench.corpus.mixed(self._rows + self._number), self._chance.random()
         if kind < 0.2 or not self._own:
             self._own.append(FIRST_KEY + self._number)
             source.execute(INSERT, (self._own[-1], text))
         elif kind < 0.4:
             source.execute(DELETE, (self._own.pop(self._chance.randrange(len(self._own))),))
         elif kind < 0.7:
-            source.execute(UPDATE, (text, self._chance.randint(1, ROWS)))
+            source.execute(UPDATE, (text, self._chance.randint(1, self._rows)))
         else:
             note = (
                 "UPDATE bench.document SET note = %s WHERE id = %s",
-                (text[:40], self._chance.randint(1, ROWS)),
+                (text[:40], self._chance.randint(1, self._rows)),
             )
             source.execute(*note)
 
