@@ -24,8 +24,8 @@ CAPTURE_SECONDS: Final = 300.0
 TAKEN_IN_SECONDS: Final = 600.0
 EMBEDDED_SECONDS: Final = 600.0
 LOOP_SECONDS: Final = 300.0
-#: Part of the events before the clock starts: a worker that has just got its partitions is still warming up.
-SKIPPED: Final = 0.1
+#: Part of the events before the clock starts: a worker that has just got its partitions loads the model, too.
+SKIPPED: Final = 0.25
 
 
 def fill_topic(deployment: Deployment, kind: EventKind, events: int, rows: int) -> int:

@@ -17,6 +17,8 @@ BEGUN_SECONDS: Final = 120.0
 #: Searchable documents with which the backfill counts as under way.
 UNDER_WAY: Final = 50
 FEWEST: Final = 10
+#: On a slow machine changes are made for so many times as long, until there are enough.
+LONGER: Final = 5
 
 
 def measure(bench: Bench) -> Section:
@@ -59,7 +61,9 @@ def _changes(
     changed, deleted = [], []
     begun, first = time.monotonic(), documents(sink)
     with Probe(deployment, bench.corpus.short) as probe:
-        while time.monotonic() - begun < bench.plan.busy_seconds:
+        while (passed := time.monotonic() - begun) < bench.plan.busy_seconds * LONGER:
+            if passed >= bench.plan.busy_seconds and min(len(changed), len(deleted)) >= FEWEST:
+                break
             changed.append(probe.insert())
             changed.append(probe.update(chance.choice(probe.keys)))
             if len(probe.keys) > 2:
