@@ -58,7 +58,7 @@ def _changes(
 ) -> tuple[list[float], list[float], float]:
     """Delays of changes, of deletes, and documents a second of the backfill. Raises NotMeasured if it ended."""
     chance = random.Random(f"busy/{bench.plan.seed}")
-    changed, deleted = [], []
+    changed, deleted = list[float](), list[float]()
     begun, first = time.monotonic(), documents(sink)
     with Probe(deployment, bench.corpus.short) as probe:
         while (passed := time.monotonic() - begun) < bench.plan.busy_seconds * LONGER:
