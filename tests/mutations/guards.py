@@ -1555,7 +1555,37 @@ HEALING: Final = (
     ),
 )
 
+UPKEEP: Final = (
+    Guard(
+        "upkeep: no switch to a generation without an index",
+        "every search reads the whole table from one moment to the next",
+        (),
+        "connectors/postgres/generations.py",
+        "return self.is_filled and self.is_indexed",
+        "return self.is_filled",
+        contract("upkeep", "a_generation_that_fills_is_indexed_before_it_is_switched_to[18]"),
+    ),
+    Guard(
+        "upkeep: migrate builds no index over rows",
+        "workers wait for as long as that takes",
+        (),
+        "connectors/postgres/migrate.py",
+        'if _one(connection, SQL.filled("has_embeddings", embedding=table))[0]:',
+        "if False:",
+        contract("upkeep", "migrate_leaves_the_index_of_rows_as_it_is_and_says_who_builds_it_anew"),
+    ),
+    Guard(
+        "upkeep: the old index goes when the new one is there",
+        "a killed build leaves searches without an index",
+        (),
+        "connectors/postgres/upkeep.py",
+        "        if spare is None:\n            self._create(",
+        "        self._drop(name)\n        if spare is None:\n            self._create(",
+        contract("upkeep", "killed_in_the_middle_the_next_run_mends[18]"),
+    ),
+)
+
 GUARDS: Final[tuple[Guard, ...]] = (
     *VERSION, *FENCE, *REPLAY, *SNAPSHOT_ROW, *MARKER, *LOCK, *LEASE, *SINCE, *POSITION, *SWEEPING, *GAP, *LINEAGE,
-    *PLACEHOLDER, *WATERMARK, *RECONCILE, *HEALING,
+    *PLACEHOLDER, *WATERMARK, *RECONCILE, *HEALING, *UPKEEP,
 )  # fmt: skip
