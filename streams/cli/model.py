@@ -68,11 +68,20 @@ def _as_json(state: ModelState) -> dict[str, object]:
         "identity": state.identity,
         "export_path": _text(state.place),
         "export": facts,
+        "calibration": None if state.calibration is None else asdict(state.calibration),
     }
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _calibration(state: ModelState) -> str:
+    found = state.calibration
+    if found is None:
+        return "measured at the first load" if state.runtime == "onnx" else "fixed with torch"
+    rates = ", ".join(f"{tokens}: {gain:.2f}" for tokens, gain in found.gains.items())
+    return f"{found.tokens} ({rates})" if rates else f"{found.tokens}: too slow to be measured"
 
 
 def _print(state: ModelState) -> None:
@@ -85,6 +94,7 @@ def _print(state: ModelState) -> None:
         rows += [("dimensions", str(export.dimension)), ("tokens of a chunk", f"at most {export.max_tokens}")]
         rows.append(("export", f"none: {export.problem}" if export.problem else str(state.place)))
         rows.append(("cosine", "-" if export.parity is None else f"at least {export.parity:.7f}"))
+        rows.append(("tokens of a batch", _calibration(state)))
         rows += [(name, number) for name, number in export.versions.items() if name != "format"]
     for name, value in rows:
         click.echo(f"{name:<22} {value}")

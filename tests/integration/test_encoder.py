@@ -6,7 +6,7 @@ import random
 import shutil
 import types
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,9 +117,10 @@ def test_an_unusable_vector_names_its_text(
 ) -> None:
     good = encoder._embed
 
-    def poisoned(texts: list[str]) -> npt.NDArray[np.float32]:
-        vectors = good(texts)
-        vectors[[i for i, text in enumerate(texts) if "poison" in text]] = value
+    def poisoned(prepared: list[Any]) -> npt.NDArray[np.float32]:
+        vectors = good(prepared)
+        words = [each.split() if isinstance(each, str) else each.tokens for each in prepared]
+        vectors[[i for i, some in enumerate(words) if "poison" in some]] = value
         return vectors
 
     monkeypatch.setattr(encoder, "_embed", poisoned)

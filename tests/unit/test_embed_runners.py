@@ -18,7 +18,7 @@ import pytest
 
 from schemas.errors import DimensionMismatch, ModelHung, SinkUnavailable
 from schemas.sink import Claim, EmbedWrite, WriteOutcome
-from streams.embed import stage
+from streams.embed import runners, stage
 from streams.embed.on_the_way import OnTheWay
 from streams.embed.stage import Embedder
 from streams.embed.thread import OneThread
@@ -124,6 +124,21 @@ async def test_a_short_queue_costs_no_claim_more_and_waits_for_no_company(execut
         assert store.claims == 2
 
 
+async def test_no_poll_makes_company_for_a_step(executor: Executor) -> None:
+    store, encoder = CountingStore(), HeldEncoder()
+    texts(store, 1)
+    async with running(embedder(store, encoder, executor, replace(LIMITS, poll_seconds=0.005)), encoder):
+        await until(lambda: encoder.inside == ["text0"])
+        await spin()
+        encoder.go_on()
+        await until(lambda: not store.pending)
+        texts(store, 1, first=1)
+        await until(lambda: encoder.inside == ["text1"])
+        claims = store.claims
+        await spin()
+        assert store.claims == claims
+
+
 async def test_what_comes_during_a_long_step_does_not_wait_for_its_end(executor: Executor) -> None:
     store, encoder = CountingStore(), HeldEncoder()
     texts(store, 1)
@@ -213,6 +228,23 @@ async def test_leases_are_freed_when_both_are_at_rest(executor: Executor) -> Non
     assert one._vitals.retries["embed"] == 1
 
 
+async def test_what_a_failure_wakes_is_not_the_next_attempt(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "FIRST_PAUSE_SECONDS", 60)
+
+    class Away(CountingStore):
+        async def claim(self, *arguments: Any) -> Sequence[Claim]:
+            self.claims += 1
+            raise SinkUnavailable("away")
+
+    store, encoder = Away(), HeldEncoder()
+    async with running(embedder(store, encoder, executor, LIMITS), encoder):
+        await until(lambda: store.claims > 0)
+        await spin()
+        assert store.claims == 1
+
+
 async def test_what_failed_before_is_alone_in_the_process(executor: Executor) -> None:
     """It may end it, and whatever is held meanwhile would count as failed, too."""
     store, encoder = CountingStore(), HeldEncoder()
@@ -232,6 +264,7 @@ async def test_what_failed_before_is_alone_in_the_process(executor: Executor) ->
                 await until(lambda: encoder.inside != seen[-1][0])
     alone = [keys for inside, keys in seen if "text4" in inside]
     assert alone == [{"[14]"}]
+    assert not any("[14]" in keys for inside, keys in seen if "text4" not in inside), "they may end it, too"
     assert any(len(keys) > 2 for _, keys in seen), "others had company"
 
 
