@@ -5,7 +5,8 @@
 
 Large batches spill out of the processor's caches, small ones leave units idle; where it turns depends on the machine.
 Other load must not decide it: candidates take turns, each is compared with the default of the same round, and the
-default stays unless the median says that another is clearly better.
+default stays unless the median says that another is clearly better. A machine too busy for enough rounds at one load
+does the others at the next ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,43 +28,55 @@ CALIBRATION: Final = "calibration.json"
 CANDIDATES: Final = (128, 256, BATCH_TOKENS, 1024)
 #: By how much another must be better than the default.
 LEAST_GAIN: Final = 1.05
-#: All of it; where three rounds take longer the default stays.
+#: At one load, and of a core's time for all rounds that are needed; a model that takes longer keeps the default.
 SECONDS: Final = 3.0
 LEAST_ROUNDS: Final = 3
+MOST_ROUNDS: Final = 9
+
+
+Round = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`tokens` of a batch. `gains`: tokens a second of each candidate against the default, medians of `rounds`."""
+    """`tokens` of a batch. `rounds`: tokens a second of each candidate. `is_done`: no more is to be measured."""
 
-    tokens: int
-    gains: Mapping[str, float]
-    rounds: int
+    tokens: int = BATCH_TOKENS
+    rounds: Sequence[Round] = ()
+    is_done: bool = False
 
-
-DEFAULT: Final = Calibration(BATCH_TOKENS, {}, 0)
+    @property
+    def gains(self) -> dict[str, float]:
+        """Of each candidate against the default, medians of the rounds."""
+        default = str(BATCH_TOKENS)
+        return {
+            str(tokens): statistics.median(each[str(tokens)] / each[default] for each in self.rounds)
+            for tokens in CANDIDATES
+            if self.rounds
+        }
 
 
 def calibrated(directory: Path, key: str, call_seconds: Callable[[int], float]) -> Calibration:
     """What is known of `key`, or is measured now. `call_seconds`: of one call with so many padded tokens.
 
-    Where nothing can be kept nothing is measured: the default.
+    Where nothing can be kept nothing is measured. Safe for several processes at once.
     """
-    found = read(directory).get(key)
-    if found is not None:
+    found = read(directory).get(key, Calibration())
+    if found.is_done:
         return found
     try:
         lock = os.open(directory / "calibration.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
-        return DEFAULT
+        return found
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(directory)
-        if key not in known:
-            known[key] = judge(measure(call_seconds))
+        found = known.get(key, found)
+        if not found.is_done:
+            found = known[key] = judge(found.rounds, measure(call_seconds))
             with contextlib.suppress(OSError):
                 _write(directory, known)
-        return known[key]
+        return found
     finally:
         os.close(lock)
 
@@ -72,9 +85,15 @@ def read(directory: Path) -> dict[str, Calibration]:
     """What is known, by key; nothing of a file that cannot be read."""
     try:
         stored = json.loads((directory / CALIBRATION).read_text(encoding="utf-8"))
-        return {key: Calibration(**facts) for key, facts in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = {
+            key: Calibration(**{**facts, "rounds": tuple(facts.get("rounds", ()))})
+            for key, facts in stored.items()
+        }
+        for each in found.values():
+            each.gains  # noqa: B018  a round that lacks a candidate
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
+    return found
 
 
 def key_of(runtime: str, version: str, threads: int) -> str:
@@ -94,29 +113,29 @@ def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
 
 def measure(
     call_seconds: Callable[[int], float], now: Callable[[], float] = time.monotonic
-) -> list[dict[int, float]]:
-    """Tokens a second of each candidate, by rounds, as many as `SECONDS` allow; none if these are too few."""
+) -> list[Round] | None:
+    """One round, and as many more as `SECONDS` allow. None if the model is too slow, however quiet the machine."""
     began = now()
     smallest = min(CANDIDATES)
     call_seconds(smallest)  # what is slow only once
-    a_round = call_seconds(smallest) * sum(CANDIDATES) / smallest
-    rounds: list[dict[int, float]] = []
-    while now() - began + a_round * max(1, LEAST_ROUNDS - len(rounds)) <= SECONDS:
-        rounds.append({tokens: tokens / max(call_seconds(tokens), 1e-9) for tokens in CANDIDATES})
+    if call_seconds(smallest) / smallest * sum(CANDIDATES) * LEAST_ROUNDS > SECONDS:
+        return None
+    rounds: list[Round] = []
+    while not rounds or (
+        len(rounds) < MOST_ROUNDS and (now() - began) / len(rounds) * (len(rounds) + 1) <= SECONDS
+    ):
+        rounds.append({str(tokens): tokens / max(call_seconds(tokens), 1e-9) for tokens in CANDIDATES})
     return rounds
 
 
-def judge(rounds: Sequence[Mapping[int, float]]) -> Calibration:
-    """The best candidate, if it is clearly better than the default."""
-    if len(rounds) < LEAST_ROUNDS:
-        return DEFAULT
-    gains = {
-        tokens: statistics.median(each[tokens] / each[BATCH_TOKENS] for each in rounds)
-        for tokens in CANDIDATES
-    }
-    best = max(gains, key=gains.__getitem__)
-    said = {str(tokens): round(gain, 3) for tokens, gain in gains.items()}
-    return Calibration(best if gains[best] >= LEAST_GAIN else BATCH_TOKENS, said, len(rounds))
+def judge(before: Sequence[Round], now: Sequence[Round] | None) -> Calibration:
+    """The best candidate of all rounds, if it is clearly better than the default and there are enough of them."""
+    if now is None:
+        return Calibration(is_done=True)
+    found = Calibration(rounds=(*before, *now), is_done=len(before) + len(now) >= LEAST_ROUNDS)
+    best = max(CANDIDATES, key=lambda tokens: found.gains[str(tokens)])
+    is_better = found.is_done and found.gains[str(best)] >= LEAST_GAIN
+    return replace(found, tokens=best if is_better else BATCH_TOKENS)
 
 
 def _write(directory: Path, known: Mapping[str, Calibration]) -> None:

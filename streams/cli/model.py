@@ -68,8 +68,15 @@ def _as_json(state: ModelState) -> dict[str, object]:
         "identity": state.identity,
         "export_path": _text(state.place),
         "export": facts,
-        "calibration": None if state.calibration is None else asdict(state.calibration),
+        "calibration": _batches(state),
     }
+
+
+def _batches(state: ModelState) -> dict[str, object] | None:
+    found = state.calibration
+    if found is None or not found.is_done:
+        return None
+    return {"tokens": found.tokens, "gains": found.gains, "rounds": len(found.rounds)}
 
 
 def _text(value: object) -> str | None:
@@ -78,10 +85,12 @@ def _text(value: object) -> str | None:
 
 def _calibration(state: ModelState) -> str:
     found = state.calibration
-    if found is None:
-        return "measured at the first load" if state.runtime == "onnx" else "fixed with torch"
+    if state.runtime != "onnx":
+        return "fixed with torch"
+    if found is None or not found.is_done:
+        return "measured when the model is loaded"
     rates = ", ".join(f"{tokens}: {gain:.2f}" for tokens, gain in found.gains.items())
-    return f"{found.tokens} ({rates})" if rates else f"{found.tokens}: too slow to be measured"
+    return f"{found.tokens} ({rates or 'not measured: a slow model'})"
 
 
 def _print(state: ModelState) -> None:

@@ -14,13 +14,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from connectors.encoder import calibration
+from connectors.encoder.batches import BATCH_TOKENS
 from connectors.encoder.calibration import (
     CALIBRATION,
     CANDIDATES,
-    DEFAULT,
     LEAST_ROUNDS,
     SECONDS,
     Calibration,
+    Round,
     calibrated,
     judge,
     measure,
@@ -29,6 +30,8 @@ from connectors.encoder.calibration import (
 )
 from connectors.encoder.onnx import OnnxEncoder
 from tests.fixtures.model import tokenizer_json
+
+SLOW = Calibration(is_done=True)
 
 
 class Machine:
@@ -53,15 +56,15 @@ class Machine:
 @pytest.mark.parametrize("best", CANDIDATES)
 def test_the_best_is_found_beside_other_load(best: int) -> None:
     machine = Machine(best=best)
-    found = judge(measure(machine.call, machine.clock))
+    found = judge([], measure(machine.call, machine.clock))
     assert found.tokens == best
-    assert found.rounds >= LEAST_ROUNDS
+    assert len(found.rounds) >= LEAST_ROUNDS
 
 
 def test_the_default_stays_where_another_is_hardly_better() -> None:
     machine = Machine(best=256, gain=1.03)
-    found = judge(measure(machine.call, machine.clock))
-    assert found.tokens == DEFAULT.tokens
+    found = judge([], measure(machine.call, machine.clock))
+    assert found.tokens == BATCH_TOKENS
     assert 1 < found.gains["256"] < calibration.LEAST_GAIN
 
 
@@ -72,9 +75,24 @@ def test_it_never_takes_long(token_seconds: float) -> None:
     assert machine.now <= SECONDS + sum(CANDIDATES) * token_seconds * 2.5
 
 
+def test_a_busy_machine_does_one_round_at_a_load_until_there_are_enough(tmp_path: Path) -> None:
+    """Core time says that the model is quick, the clock that each round lasts long."""
+    machine, rounds = Machine(best=256), list[Round]()
+    for _ in range(LEAST_ROUNDS):
+        measured = measure(machine.call, lambda: machine.now * 50)
+        assert measured is not None
+        assert len(measured) == 1
+        found = judge(rounds, measured)
+        rounds = list(found.rounds)
+        assert found.is_done == (len(rounds) == LEAST_ROUNDS)
+        assert found.tokens == (256 if found.is_done else BATCH_TOKENS)
+    (tmp_path / CALIBRATION).write_text(json.dumps({"a": {"rounds": rounds[:1]}}))
+    assert len(calibrated(tmp_path, "a", machine.call).rounds) > LEAST_ROUNDS
+
+
 def test_a_large_model_keeps_the_default_and_is_measured_with_two_small_calls() -> None:
     machine = Machine(token_seconds=0.01, best=256)
-    assert judge(measure(machine.call, machine.clock)) == DEFAULT
+    assert judge([], measure(machine.call, machine.clock)) == SLOW
     assert machine.calls == [min(CANDIDATES)] * 2
 
 
@@ -85,7 +103,7 @@ def test_it_is_measured_once_for_each_key(tmp_path: Path) -> None:
     assert machine.calls == []
     assert set(read(tmp_path)) == {"a"}
     calibrated(tmp_path, "b", lambda tokens: 10.0)
-    assert read(tmp_path) == {"a": first, "b": DEFAULT}
+    assert read(tmp_path) == {"a": first, "b": SLOW}
 
 
 def test_two_that_start_at_once_measure_once(tmp_path: Path) -> None:
@@ -106,19 +124,21 @@ def test_two_that_start_at_once_measure_once(tmp_path: Path) -> None:
     for each in threads:
         each.join(10)
     assert len(measured) == 2
-    assert found == [DEFAULT, DEFAULT]
+    assert found == [SLOW, SLOW]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"a": {"tokens": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"a": 1}', '{"a": {"token": 3}}', '{"a": {"rounds": [{"512": 1}]}}']
+)
 def test_a_file_that_is_none_is_made_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / CALIBRATION).write_text(content)
-    assert calibrated(tmp_path, "a", lambda tokens: 10.0) == DEFAULT
-    assert json.loads((tmp_path / CALIBRATION).read_text())["a"]["tokens"] == DEFAULT.tokens
+    assert calibrated(tmp_path, "a", lambda tokens: 10.0) == SLOW
+    assert json.loads((tmp_path / CALIBRATION).read_text())["a"]["tokens"] == BATCH_TOKENS
 
 
 def test_where_nothing_can_be_kept_nothing_is_measured(tmp_path: Path) -> None:
     machine = Machine()
-    assert calibrated(tmp_path / "absent", "a", machine.call) == DEFAULT
+    assert calibrated(tmp_path / "absent", "a", machine.call) == Calibration()
     assert machine.calls == []
 
 
