@@ -17,6 +17,7 @@ from connectors.postgres.forecast import read_queue
 from connectors.postgres.read import read_blocked, read_report
 from connectors.postgres.source import connect_source, first
 from schemas.errors import UpwellError
+from schemas.freshness import State
 from schemas.readings import BlockedReading
 from streams import neighbours
 from streams.capture import opened
@@ -164,7 +165,16 @@ _AWAY: Final = {
 def findings(facts: Facts, settings: Settings) -> list[Finding]:
     """What is wrong, what is nearest to the source first."""
     away = [Finding(facts.errors[name], step) for name, step in _AWAY.items() if name in facts.errors]
-    return [*away, *_capture(facts), *_workers(facts), *_collections(facts, settings)]
+    found = [*away, *_capture(facts), *_workers(facts), *_collections(facts, settings)]
+    return found or list(_stale(facts, settings))
+
+
+def _stale(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    """What the monitor says, where nothing that is seen from here explains it."""
+    for name, found in (facts.report.collections if facts.report is not None else {}).items():
+        if name in settings.collections and found.verdict.state is State.STALE:
+            reason, _, at = found.verdict.reason.partition("; see ")
+            yield Finding(f"{name} is STALE: {reason}", f"see {at or 'RUNBOOK'}")
 
 
 def _capture(facts: Facts) -> Iterator[Finding]:

@@ -39,6 +39,8 @@ FIXED: Final[dict[str, str]] = {
     "signal.enabled.channels": "source",
     "notification.enabled.channels": "sink,log",
     "skipped.operations": "none",
+    # Messages of others (pg_logical_emit_message) have no topic here: the first one would hold everything up for good.
+    "message.prefix.exclude.list": ".*",
     "tombstones.on.delete": "true",
     "extended.headers.enabled": "false",
     "provide.transaction.metadata": "false",

@@ -1,6 +1,6 @@
 """A Postgres 18 whose data lie on a small disk of their own, in a user namespace; it can be filled, stopped and killed.
 
-Its log of changes lies on the real disk: a full disk there ends Postgres itself.
+Its log of changes lies on the real disk, unless it is a source: a full disk there ends Postgres itself.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from infra.stack.processes import tied_to
 from tests.deployment import until
 
 MEBIBYTES: Final = 96
-#: $0 the folder, $1 the programs, $2 the port. While `go` is there a server that ends is started again, unless held.
+#: $0 the folder, $1 the programs, $2 the port, $3 where the log is, $4 more settings. While `go` is there a server that
+#: ends is started again, unless held.
 SERVE: Final = """
 initdb=$1/initdb; postgres=$1/postgres
-$initdb -D $0/data/pg -X $0/wal -U postgres -E UTF8 --locale=C -N || exit 1
+$initdb -D $0/data/pg -X $3 --wal-segsize=1 -U postgres -E UTF8 --locale=C -N || exit 1
 while [ -e $0/go ]; do
     if [ -e $0/hold ]; then sleep 0.05; continue; fi
     $postgres -D $0/data/pg -p $2 -k '' -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off \
-        -c shared_buffers=32MB -c log_min_messages=fatal
+        -c shared_buffers=32MB -c log_min_messages=fatal -c max_wal_size=16MB -c min_wal_size=2MB $4
 done
 """
 MOUNT: Final = f"""
 mount -t tmpfs -o size={MEBIBYTES}m,mode=0777 tmpfs $0/data &&
-exec unshare --user --map-user=1000 --map-group=1000 sh -c "$3" $0 $1 $2
+exec unshare --user --map-user=1000 --map-group=1000 sh -c "$5" $0 $1 $2 $3 "$4"
 """
 
 
@@ -100,15 +101,16 @@ class SmallServer:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[SmallServer]:
-    """Start it in a temporary directory; stop and remove it afterwards."""
+def running(*, source: bool = False) -> Iterator[SmallServer]:
+    """Start it in a temporary directory; stop and remove it afterwards. `source`: fit to be captured from."""
     directory = Path(tempfile.mkdtemp(prefix="upwell-small-"))
     directory.chmod(0o755)
     (directory / "data").mkdir()
     (directory / "wal").mkdir(mode=0o700)
     (directory / "go").touch()
     port = free_port()
-    arguments = [str(directory), str(programs()), str(port), SERVE]
+    wal, settings = ("data/wal", "-c wal_level=logical") if source else ("wal", "")
+    arguments = [str(directory), str(programs()), str(port), str(directory / wal), settings, SERVE]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, *arguments],

@@ -170,6 +170,18 @@ def test_one_key_is_read_again_alone(captured: Deployment, reading: Reading) -> 
     assert (record.operation, record.key) == ("r", {"id": 7})
 
 
+def test_messages_of_others_hold_nothing_up(captured: Deployment, reading: Reading) -> None:
+    """Another application's outbox, say. Debezium would write them to a topic that nobody has made, and wait for it."""
+    topic = naming(captured).topic("shop.content")
+    known = reading.topic(topic)
+    with captured.source() as source:
+        for transactional in (True, False):
+            source.execute("SELECT pg_logical_emit_message(%s, 'outbox', 'of another')", [transactional])
+        source.execute("UPDATE shop.content SET body = 'behind them' WHERE id = 8")
+    (record,) = new_records(reading, topic, known, 1)
+    assert (record.operation, record.key) == ("u", {"id": 8})
+
+
 def test_truncate_reaches_one_partition_with_a_null_key(captured: Deployment, reading: Reading) -> None:
     """H6."""
     topic = naming(captured).topic("shop.customers")

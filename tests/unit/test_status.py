@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from connectors.debezium.connect import ConnectorStatus
 from schemas.forecast import QueuedCollection, QueueReading
+from schemas.freshness import Freshness, State, Verdict
 from schemas.readings import BlockedReading, CollectionReading, PendingReading, Readings, WorkerReading
 from streams.cli import status as command
 from streams.cli.root import cli
@@ -133,6 +134,19 @@ def test_what_is_wrong_is_said_alone_and_with_a_next_step(settings: Settings, pr
     (found,) = findings(seen, settings)
     assert found.problem == problem
     assert step in found.next_step
+
+
+def test_what_only_the_monitor_sees_is_wrong_too(settings: Settings) -> None:
+    """Nothing is down, and nothing arrives: said unless something else explains it."""
+    reason = (
+        "53 s behind the source: replication stands still though the connector runs; see RUNBOOK: replication"
+    )
+    stale = [Freshness("content", Verdict(State.STALE, reason), AT, 53.0, 30.0, AT)]
+    (found,) = findings(facts(found=readings(freshness=stale)), settings)
+    assert found.problem == f"content is STALE: {reason.partition('; see')[0]}"
+    assert found.next_step == "see RUNBOOK: replication"
+    (other,) = findings(facts({"kafka": "no broker"}, readings(freshness=stale), ahead=None), settings)
+    assert other.problem == "no broker"
 
 
 def foretold(**changed: Any) -> Mapping[str, Forecast]:
