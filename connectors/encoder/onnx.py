@@ -102,7 +102,7 @@ class OnnxEncoder(BatchingEncoder):
         self._batch_tokens, self._batch_texts = tokens, max(BATCH_TEXTS, tokens // SHORT_TOKENS)
 
     def call_seconds(self, tokens: int) -> float:
-        """Of one call of the model with so many tokens. With one thread it is time of a core: other load counts little."""
+        """Of one call of the model with so many tokens. With one thread time of a core: other load counts little."""
         width = min(SHORT_TOKENS, self.max_tokens)
         shape = (max(1, tokens // width), width)
         feed = {

@@ -115,12 +115,12 @@ def test_more_than_the_model_reads_is_refused_by_name(encoder: BatchingEncoder) 
 def test_an_unusable_vector_names_its_text(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    good = encoder._embed
+    good, poison = encoder._embed, encoder._plain.token_to_id("poison")
 
     def poisoned(prepared: list[Any]) -> npt.NDArray[np.float32]:
         vectors = good(prepared)
-        words = [each.split() if isinstance(each, str) else each.tokens for each in prepared]
-        vectors[[i for i, some in enumerate(words) if "poison" in some]] = value
+        ids = [encoder._plain.encode(each).ids if isinstance(each, str) else each.ids for each in prepared]
+        vectors[[i for i, some in enumerate(ids) if poison in some]] = value
         return vectors
 
     monkeypatch.setattr(encoder, "_embed", poisoned)
