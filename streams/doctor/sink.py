@@ -15,6 +15,7 @@ from schemas.sink import GenerationInfo
 from schemas.upkeep import VectorFacts, why_build
 from streams.doctor import database
 from streams.doctor.core import Check, Questions, State, Verdict, ask_all, fail, not_yet, ok, skipped, warn
+from streams.fit import cores
 from streams.generations import matching
 from streams.settings import Settings
 
@@ -208,7 +209,8 @@ def judge_index(name: str, found: Sequence[VectorFacts]) -> Verdict:
 
 
 def _connections(db: Looking, settings: Settings) -> Verdict:
-    workers = settings.worker.processes
+    processes = settings.worker.processes
+    workers = cores() if processes == "auto" else processes
     if db.row("sink_schema")["there"]:
         workers = max(workers, len(db.rows("live_workers", {"within_seconds": SILENT_SECONDS})))
     role = db.row("role", {"role": db.row("server")["role"]})
