@@ -25,11 +25,14 @@ up: setup ## Start stack, capture and workers in the background; again: restart 
 down: setup ## Stop what `make up` started; what was stored stays
 	@$(UPWELL) down
 
-test: check ## The rungs of the tests but the long one and benchmarks, on the real components
-	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/unit tests/property tests/contracts tests/browser tests/mutations
-	@$(PYTEST) -m "not long" tests/integration tests/acceptance
+# They need no stack, and one core.
+ENCODERS := tests/integration/test_encoder.py tests/integration/test_export.py
 
-long: setup ## The long rung: faults, kinds of change, reconcile and a short chaos on the real components
+test: check ## The rungs of the tests but the long one and benchmarks, on the real components
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile $(ENCODERS) tests/unit tests/property tests/contracts tests/browser tests/mutations
+	@$(PYTEST) -m "not long" $(ENCODERS:%=--ignore=%) tests/integration tests/acceptance
+
+long: setup ## The long rung: faults, kinds of change and reconciliations that take minutes each
 	@$(PYTEST) -m long tests/acceptance
 
 unit: setup ## Unit and property tests: no stack, a minute

@@ -40,6 +40,27 @@ class Slo(Strict):
     window_days: Annotated[int, Field(ge=1, le=90)] = 30
 
 
+class VectorIndex(Strict):
+    """The HNSW index over a collection's vectors, in pgvector's ranges. No part of a generation: no vector changes.
+
+    `ef_search` is the search function's default. `build`: before the first row, or once the first load is complete, by
+    `upwell maintain`.
+    """
+
+    m: Annotated[int, Field(ge=2, le=100)] = 16
+    ef_construction: Annotated[int, Field(ge=4, le=1000)] = 64
+    ef_search: Annotated[int, Field(ge=1, le=1000)] = 100
+    build: Literal["at_once", "after_load"] = "at_once"
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> Self:
+        if self.ef_construction < 2 * self.m:
+            raise ValueError(
+                f"index.ef_construction {self.ef_construction} is below twice index.m {self.m}: pgvector refuses that"
+            )
+        return self
+
+
 class ModelSpec(Strict):
     """Which sentence-transformers model: `path:DIR`, `package:MODULE` or `hub:NAME`."""
 
@@ -67,6 +88,7 @@ class CollectionSpec(Strict):
     exclude: tuple[str, ...] = ()
     chunk: Chunking = Chunking()
     slo: Slo = Slo()
+    index: VectorIndex = VectorIndex()
     max_document_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
 
     @field_validator("table")

@@ -66,9 +66,9 @@ def worker_slot(settings: Settings) -> str:
 
 
 def supervised_slots(settings: Settings) -> list[str]:
-    """The slots of supervised workers, the same at every start."""
+    """The slots of supervised workers, the same at every start; `processes` is a number by now."""
     base = settings.worker.slot or socket.gethostname()
-    return [f"{base}-{number}" for number in range(settings.worker.processes)]
+    return [f"{base}-{number}" for number in range(int(settings.worker.processes))]
 
 
 def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None = None) -> None:

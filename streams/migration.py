@@ -191,6 +191,7 @@ def layout(name: str, spec: CollectionSpec, info: TableInfo, model: ModelFacts) 
         metadata=_columns(by_name[column] for column in spec.metadata),
         generation=as_specified(name, spec, chunk, model.name, model.dimension),
         threshold_seconds=spec.slo.threshold_seconds,
+        index=spec.index,
     )
 
 

@@ -14,6 +14,7 @@ from streams.settings import Settings, cache_directory
 
 if TYPE_CHECKING:
     from connectors.encoder.batches import BatchingEncoder
+    from connectors.encoder.calibration import Calibration
     from connectors.encoder.onnx import Manifest
 
 log = structlog.get_logger()
@@ -44,7 +45,8 @@ def encoder_of(settings: Settings, model: str, progress: Progress | None = None)
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """The spec's model on this machine. `source`, `identity` and `place` are None for a hub model that is not
-    downloaded, `export` until the model is exported; an export with a `problem` says why torch is used.
+    downloaded, `export` until the model is exported; an export with a `problem` says why torch is used. `calibration`:
+    of a batch with the settings' threads, None until a process has loaded the export.
     """
 
     name: str
@@ -54,13 +56,15 @@ class ModelState:
     identity: str | None
     place: Path | None
     export: Manifest | None
+    calibration: Calibration | None
 
 
 def model_state(settings: Settings) -> ModelState:
     """Loads, downloads and exports nothing. Raises ModelUnavailable."""
+    from connectors.encoder.calibration import read
     from connectors.encoder.directory import model_directory, model_identity
     from connectors.encoder.export import cached, place
-    from connectors.encoder.model import choose
+    from connectors.encoder.model import choose, onnx_key
 
     name, choice = settings.model.name, choose(settings.model.runtime)
     source = model_directory(name)
@@ -70,7 +74,8 @@ def model_state(settings: Settings) -> ModelState:
     runtime, why = choice.runtime, choice.why
     if runtime == "onnx" and settings.model.runtime == "auto" and export is not None and export.problem:
         runtime, why = "torch", export.problem
-    return ModelState(name, runtime, why, source, identity, where, export)
+    calibration = None if where is None else read(where).get(onnx_key(settings.worker.threads))
+    return ModelState(name, runtime, why, source, identity, where, export, calibration)
 
 
 def export_model(settings: Settings, progress: Progress, *, force: bool) -> tuple[Path, Manifest]:

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -26,6 +26,8 @@ PREFIX: Final = "UPWELL_"
 #: Variables that say where settings and caches are; they are not settings themselves.
 PLACES: Final = frozenset({"UPWELL_SPEC", "UPWELL_HOME", "UPWELL_CACHE"})
 
+
+MOST_PROCESSES: Final = 64
 
 #: `offset.flush.interval.ms` of Connect, and how much earlier than its round a watermark is.
 FLUSH_SECONDS: Final = 2.0
@@ -108,8 +110,10 @@ class WorkerSettings(Strict):
     slot: str = Field(
         "", description="stable id of a worker, each its own; if not set, the host's name and `-0`"
     )
-    processes: int = Field(
-        0, ge=0, le=64, description="worker processes to supervise; 0: this process is the worker itself"
+    processes: int | Literal["auto"] = Field(
+        0,
+        description="worker processes to supervise; `auto`: as many as fit the machine; "
+        "0: this process is the worker itself",
     )
     drain_seconds: float = Field(
         10.0, gt=0, description="a stopping worker that a silent neighbour holds up ends after this"
@@ -149,6 +153,15 @@ class WorkerSettings(Strict):
         le=65_000,
         description="the first worker's port, the next one's is one more; 0: any that is free",
     )
+
+    @field_validator("processes", mode="before")
+    @classmethod
+    def _processes(cls, processes: object) -> object:
+        """One line for both kinds: a union would name its members."""
+        text = str(processes).strip()
+        if text != "auto" and not (text.isdecimal() and int(text) <= MOST_PROCESSES):
+            raise ValueError(f"{text!r} is neither auto nor a number up to {MOST_PROCESSES}")
+        return text if text == "auto" else int(text)
 
 
 class MonitorSettings(Strict):

@@ -16,6 +16,7 @@ from connectors.postgres.capture_state import INCOMPLETE, SILENT_SECONDS, Captur
 from connectors.postgres.forecast import read_queue
 from connectors.postgres.read import read_blocked, read_report
 from connectors.postgres.source import connect_source, first
+from connectors.postgres.upkeep import read_unindexed
 from schemas.errors import UpwellError
 from schemas.freshness import State
 from schemas.readings import BlockedReading
@@ -53,6 +54,7 @@ class Facts:
 
     `slot` is also None where the source has none. `ahead`: records in Kafka and not taken in, by collection. `gap`: why
     changes are lost, "" if none are. `other_settings`: of the connector, that are not ours. `forecasts`: by collection.
+    `unindexed`: collections without a valid HNSW index.
     """
 
     report: Report | None
@@ -65,6 +67,7 @@ class Facts:
     blocked: Sequence[BlockedReading] = ()
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    unindexed: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def look(settings: Settings) -> Facts:
 
     report = ask("sink", lambda: _report(settings))
     blocked, forecasts = ask("sink", lambda: _waiting(settings)) or ([], {})
+    unindexed = ask("sink", lambda: _unindexed(settings)) or ()
     lineage = ask("sink", lambda: _lineage(settings)) if report is not None else None
     naming = None if lineage is None else Naming(settings.name, lineage)
     slot = ask("source", lambda: _slot(settings, naming))
@@ -100,7 +104,9 @@ def look(settings: Settings) -> Facts:
     others: Sequence[str] = ()
     if connector is not None and not errors:
         others = ask("connect", lambda: _other_settings(settings)) or ()
-    return Facts(report, lineage, connector, slot, ahead, gap or "", others, blocked, forecasts, errors)
+    return Facts(
+        report, lineage, connector, slot, ahead, gap or "", others, blocked, forecasts, errors, unindexed
+    )
 
 
 def _other_settings(settings: Settings) -> Sequence[str]:
@@ -117,6 +123,11 @@ def _waiting(settings: Settings) -> tuple[Sequence[BlockedReading], Mapping[str,
     with connect_sink(settings.sink.dsn) as connection:
         forecasts = forecast_of(read_queue(connection), backfill_share=settings.worker.backfill_share)
         return read_blocked(connection), forecasts
+
+
+def _unindexed(settings: Settings) -> Sequence[str]:
+    with connect_sink(settings.sink.dsn) as connection:
+        return read_unindexed(connection)
 
 
 def _lineage(settings: Settings) -> int | None:
@@ -236,6 +247,11 @@ def _collections(facts: Facts, settings: Settings) -> Iterator[Finding]:
         yield from _blocked(facts, name)
         if found.load.state == "incomplete" and facts.lineage is not None:
             yield Finding(f"{name}: its table is not loaded", "run `upwell connector apply`")
+        if name in facts.unindexed:
+            yield Finding(
+                f"{name}: it has no HNSW index, every search reads the whole table",
+                f"run `upwell maintain {name}`",
+            )
         forecast = facts.forecasts.get(name)
         if (found.oldest_pending_seconds or 0.0) > threshold:
             yield Finding(

@@ -54,7 +54,7 @@ class Vitals:
         self._waiting: dict[TopicPartition, int] = {}
         self._sink_at: float | None = None
         self._rebalanced_at = monotonic()
-        self._embed_since: float | None = None
+        self._embed_since: dict[int, float] = {}
         #: Collections by topic; what Faust says: (a member id is there, rebalancing); set by the worker.
         self.collections: Mapping[str, str] = {}
         self.group: Callable[[], tuple[bool, bool]] = lambda: (False, False)
@@ -76,9 +76,12 @@ class Vitals:
     def sink_answered(self) -> None:
         self._sink_at = self._now()
 
-    def embedding(self, is_busy: bool) -> None:
-        """A batch went to the embedder, or came back."""
-        self._embed_since = self._now() if is_busy else None
+    def embedding(self, is_busy: bool, runner: int = 0) -> None:
+        """A batch went to one of the embedder's runners, or came back."""
+        if is_busy:
+            self._embed_since[runner] = self._now()
+        else:
+            self._embed_since.pop(runner, None)
 
     def looked(
         self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int] | None
@@ -120,8 +123,9 @@ class Vitals:
     def stuck(self) -> str:
         """What stands still though nothing explains it, "" if nothing does."""
         now = self._now()
-        if self._embed_since is not None and now - self._embed_since > EMBED_STUCK_SECONDS:
-            return f"one batch has been with the embedder for {now - self._embed_since:.0f} s"
+        embedding = now - min(self._embed_since.values(), default=now)
+        if embedding > EMBED_STUCK_SECONDS:
+            return f"one batch has been with the embedder for {embedding:.0f} s"
         if now - self._rebalanced_at < STUCK_SECONDS:
             return ""
         for at, each in sorted(self._partitions.items()):

@@ -93,6 +93,7 @@ class Worker:
         self._fatal: BaseException | None = None
         self._embedder: Embedder | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._cutter = ThreadPoolExecutor(1, thread_name_prefix="cutter")
         self._vitals = parts.vitals
         self._vitals.stopping = self._stop.is_set
         self._metrics = self._measures.observer = WorkerMetrics(self._vitals)
@@ -207,7 +208,8 @@ class Worker:
         await asyncio.gather(*tasks, *endless, return_exceptions=True)
         with contextlib.suppress(UpwellError):
             await self._flush()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._cutter):
+            executor.shutdown(wait=False, cancel_futures=True)
         await self._parts.store.close()
         log.info("worker stopped", slot=self._parts.slot)
 
@@ -271,6 +273,7 @@ class Worker:
                     settings.encode_deadline_seconds,
                 ),
                 executor=self._executor,
+                cutter=self._cutter,
                 vitals=self._vitals,
             )
             log.info("embedding", models=sorted({each.encoder.name for each in recipes.values()}))

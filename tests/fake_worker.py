@@ -26,6 +26,7 @@ from streams import logs
 from streams.app import run_worker
 from streams.cli.context import one_clear_line
 from streams.cli.worker import supervise
+from streams.fit import fitted
 from streams.settings import load
 from tests.fakes.encoder import FakeEncoder
 from tests.fixtures.model import tokenizer_json
@@ -91,6 +92,7 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     settings = load()
     settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=given)})
+    settings = fitted(settings)
     if settings.worker.processes:
         supervise(settings, [sys.executable, "-m", "tests.fake_worker"])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +65,9 @@ class BatchingEncoder(ABC):
         Raises UnusableVector with the text's number as `index` when a vector is NaN, infinite or zero.
         """
         vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
-        for batch in self._batches(texts):
-            made = np.asarray(self._embed([texts[i] for i in batch]), dtype=np.float32)
+        counts, prepared = self._prepared(texts)
+        for batch in self._batches(counts):
+            made = np.asarray(self._embed([prepared[i] for i in batch]), dtype=np.float32)
             if made.shape != (len(batch), self._dimension):
                 raise DimensionMismatch(
                     f"model {self._name} says {self._dimension} dimensions, but its vectors have {made.shape[-1]}"
@@ -82,15 +83,18 @@ class BatchingEncoder(ABC):
             raise error
         return vectors
 
+    def _prepared(self, texts: Sequence[str]) -> tuple[Sequence[int], Sequence[Any]]:
+        """Tokens of each text, and what `_embed` takes of it: the text, unless the runtime says otherwise."""
+        return [len(encoding) for encoding in self._plain.encode_batch_fast(list(texts))], texts
+
     @abstractmethod
-    def _embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
+    def _embed(self, prepared: list[Any]) -> npt.NDArray[np.float32]:
         """Normalised vectors of one batch; a zero, NaN or infinite one stays what it is."""
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
+    def _batches(self, counts: Sequence[int]) -> Iterator[list[int]]:
         """Numbers of texts, short ones first, as many at once as the budget of padded tokens allows."""
-        counts = [len(encoding) for encoding in self._plain.encode_batch_fast(list(texts))]
         batch: list[int] = []
-        for number in sorted(range(len(texts)), key=counts.__getitem__):
+        for number in sorted(range(len(counts)), key=counts.__getitem__):
             full = len(batch) == self._batch_texts or (len(batch) + 1) * counts[number] > self._batch_tokens
             if batch and full:
                 yield batch

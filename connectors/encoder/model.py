@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from connectors.encoder.batches import BatchingEncoder
+from connectors.encoder.calibration import calibrated, key_of
 from connectors.encoder.directory import model_directory
 from connectors.encoder.export import ExportFailed, exported
 from connectors.encoder.onnx import OnnxEncoder
@@ -96,10 +97,17 @@ def _load_onnx(name: str, threads: int | None, cache: Path, progress: Progress) 
     if manifest.problem is not None:
         raise ExportFailed(manifest.problem)
     try:
-        return OnnxEncoder(name, directory, manifest, threads or 1)
+        encoder = OnnxEncoder(name, directory, manifest, threads or 1)
+        encoder.batch_tokens = calibrated(directory, onnx_key(threads), encoder.call_seconds).tokens
+        return encoder
     except Exception as error:  # whatever ONNX Runtime raises: the files are not what was checked
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ExportFailed(f"{directory}: {reason}; `upwell model export --force` makes it anew") from error
+
+
+def onnx_key(threads: int | None) -> str:
+    """Under which a calibration of the ONNX runtime is kept."""
+    return key_of("onnxruntime", version("onnxruntime"), threads or 1)
 
 
 def _torch_version() -> str:

@@ -69,10 +69,10 @@ class SentenceTransformersEncoder(BatchingEncoder):
             raise ModelUnavailable(f"model {self._name}: its files were not found, so it has no identity")
         return model_identity(self._directory)
 
-    def _embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
+    def _embed(self, prepared: list[str]) -> npt.NDArray[np.float32]:
         made = self._model.encode(
-            texts,
-            batch_size=len(texts),
+            prepared,
+            batch_size=len(prepared),
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

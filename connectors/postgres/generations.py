@@ -19,22 +19,26 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.embed_store import SQL as SINK
-from connectors.postgres.layout import CollectionLayout, Column, embedding_table, record_table
+from connectors.postgres.layout import CollectionLayout, Column, embedding_table, hnsw_name, record_table
 from connectors.postgres.migrate import (
     SQL as LAYOUT,
 )
 from connectors.postgres.migrate import (
     check_schema,
     fed_generations,
+    index_query,
     insert_generation,
     make_embedding,
     make_read_side,
 )
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
+from connectors.postgres.upkeep import Progress, Upkeep, read_vectors
 from schemas.errors import Conflict, MigrationNeeded, SettingsError
+from schemas.freshness import CANARY
 from schemas.names import VIEW_COLUMNS, check_identifier
 from schemas.sink import GenerationInfo
+from schemas.spec import VectorIndex
 
 SQL: Final = Queries.load("generations")
 
@@ -58,24 +62,38 @@ class GenerationFacts:
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """Rows of a generation that were never embedded, changes that wait for longer than the threshold, all that waits,
-    and open dead letters.
+    open dead letters, and whether its HNSW index is there.
     """
 
     unfilled: int
     late: int
     pending: int
     dead_letters: int
+    is_indexed: bool
+
+    @property
+    def is_filled(self) -> bool:
+        return not (self.unfilled or self.late or self.dead_letters)
 
     @property
     def is_ready(self) -> bool:
-        return not (self.unfilled or self.late or self.dead_letters)
+        return self.is_filled and self.is_indexed
+
+
+#: What was live, what was to be, and how ready that was.
+Switched = tuple[GenerationInfo, GenerationInfo, Readiness]
+
+
+def quiet(line: str) -> None:
+    """Progress that nobody looks at."""
 
 
 class Generations:
     """Of all collections. The connection is in autocommit mode."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], dsn: str) -> None:
         self._connection = connection
+        self._dsn = dsn
 
     @classmethod
     @contextlib.contextmanager
@@ -83,7 +101,7 @@ class Generations:
         """Raises SinkUnavailable, MigrationNeeded."""
         with connect_sink(dsn) as connection:
             check_schema(connection)
-            yield cls(connection)
+            yield cls(connection, dsn)
 
     def fed(self, collection: str) -> list[GenerationInfo]:
         """Filling, live and retired ones, the live one first. Raises MigrationNeeded if there is none."""
@@ -97,7 +115,8 @@ class Generations:
         return found
 
     def create(self, wanted: GenerationInfo) -> tuple[GenerationInfo, int]:
-        """A filling generation with a pending row for each stored one; returns it and how many.
+        """A filling generation with a pending row for each stored one; returns it and how many. It has no HNSW index
+        before it is switched to: filled first, it is indexed in a fraction of the time.
 
         Its number is the next one, whatever `wanted` says. One that is fed already is returned as it is, with 0.
         Raises SettingsError while another fills.
@@ -118,17 +137,29 @@ class Generations:
             at = {"collection": collection, "number": number}
             insert_generation(self._connection, made)
             make_embedding(self._connection, made)
+            if collection == CANARY:  # one row: nobody waits for it
+                table, name = embedding_table(collection, number), hnsw_name(collection, number)
+                self._connection.execute(index_query("index_hnsw", name, table, self._layout(made).index))
             fill = SQL.filled("fill", record=record_table(collection))
             pending = self._connection.execute(fill, at).rowcount
             self._audit(made, "generation_created", {"pending": pending})
             self._connection.execute(SQL["notify_pending"], at)
             return made, pending
 
-    def switch(self, collection: str, number: int | None) -> tuple[GenerationInfo, GenerationInfo, Readiness]:
+    def switch(self, collection: str, number: int | None, progress: Progress = quiet) -> Switched:
         """Make another generation the live one, if it is ready: what was live, what was to be, how ready that was.
 
-        `number` None is the filling one. Raises SettingsError if there is no such generation.
+        `number` None is the filling one. What is ready but for its HNSW index gets that first, beside workers: it may
+        take long. Raises SettingsError if there is no such generation.
         """
+        found = self._switch(collection, number)
+        live, target, ready = found
+        if target.number == live.number or not ready.is_filled or ready.is_indexed:
+            return found
+        self._build_index(target, progress)
+        return self._switch(collection, number)
+
+    def _switch(self, collection: str, number: int | None) -> Switched:
         with self._alone(collection):
             fed = self.fed(collection)
             chosen = [
@@ -145,8 +176,18 @@ class Generations:
                 self._make_live(live, target, "generation_switched")
             return live, target, readiness
 
-    def rollback(self, collection: str) -> tuple[GenerationInfo, GenerationInfo, Readiness]:
-        """Back to the generation that was live last, at once, whatever waits in it; returns what `switch` does."""
+    def rollback(self, collection: str, progress: Progress = quiet) -> Switched:
+        """Back to the generation that was live last, at once, whatever waits in it; returns what `switch` does.
+
+        Only for an HNSW index that is missing it waits.
+        """
+        found = self._rollback(collection)
+        if found[2].is_indexed:
+            return found
+        self._build_index(found[1], progress)
+        return self._rollback(collection)
+
+    def _rollback(self, collection: str) -> Switched:
         with self._alone(collection):
             fed = self.fed(collection)
             last = self._rows(SQL["last_live"], {"collection": collection})
@@ -154,8 +195,17 @@ class Generations:
                 raise SettingsError(f"{collection} has no retired generation to go back to")
             target = next(each for each in fed if each.number == last[0]["number"])
             readiness = self._readiness(fed[0], target)
-            self._make_live(fed[0], target, "generation_rolled_back")
+            if readiness.is_indexed:
+                self._make_live(fed[0], target, "generation_rolled_back")
             return fed[0], target, readiness
+
+    def _build_index(self, target: GenerationInfo, progress: Progress) -> None:
+        """Not under the collection's lock: workers go on."""
+        with Upkeep.open(self._dsn) as upkeep:
+            for facts in read_vectors(upkeep.connection, target.collection):
+                if facts.generation == target.number and not facts.is_indexed:
+                    progress(f"index of {facts.place}: is built before it is switched to")
+                    upkeep.build(facts, progress)
 
     def drop(self, collection: str, number: int) -> bool:
         """Remove a generation that is not live, with all that waits for it. False if it was dropped before."""
@@ -223,7 +273,10 @@ class Generations:
             embedding=embedding_table(target.collection, target.number),
             live=embedding_table(live.collection, live.number),
         )
-        return Readiness(**self._rows(query, _place(target))[0])
+        name = hnsw_name(target.collection, target.number)
+        indexes = self._rows(LAYOUT["hnsw_index"], {"index": f"upwell.{name}"})
+        indexed = bool(indexes) and indexes[0]["indisvalid"]
+        return Readiness(**self._rows(query, _place(target))[0], is_indexed=indexed)
 
     def _make_live(self, live: GenerationInfo, target: GenerationInfo, action: str) -> None:
         at = _place(target)
@@ -250,6 +303,11 @@ class Generations:
             metadata=[types[name] for name in shown[len(keys) :] if name not in VIEW_COLUMNS],
             generation=generation,
             threshold_seconds=found["threshold_seconds"],
+            index=VectorIndex(
+                m=found["index_m"],
+                ef_construction=found["index_ef_construction"],
+                ef_search=found["index_ef_search"],
+            ),
         )
 
     def _facts(self, info: GenerationInfo) -> GenerationFacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from psycopg import sql
@@ -11,6 +11,7 @@ from psycopg import sql
 from schemas.errors import SettingsError
 from schemas.names import RESERVED_COLUMNS, check_identifier
 from schemas.sink import GenerationInfo
+from schemas.spec import VectorIndex
 
 SYSTEM_COLUMNS: Final = frozenset(
     [
@@ -54,6 +55,7 @@ class CollectionLayout:
     generation: GenerationInfo
     threshold_seconds: float
     valued: frozenset[str] = frozenset()
+    index: VectorIndex = field(default_factory=VectorIndex)
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "collection")
@@ -79,3 +81,8 @@ def embedding_table(collection: str, generation: int) -> sql.Identifier:
     return sql.Identifier(
         "upwell", f"embedding_{check_identifier(collection, 'collection')}_g{int(generation)}"
     )
+
+
+def hnsw_name(collection: str, generation: int) -> str:
+    """Of the index over a generation's vectors."""
+    return f"embedding_{check_identifier(collection, 'collection')}_g{int(generation)}_hnsw"

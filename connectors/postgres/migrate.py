@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.layout import CollectionLayout, Column, embedding_table, record_table
+from connectors.postgres.layout import CollectionLayout, Column, embedding_table, hnsw_name, record_table
 from connectors.postgres.record_columns import fill, read_again, stored_types
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
@@ -24,12 +24,17 @@ from schemas.errors import GenerationMismatch, MigrationNeeded, SettingsError
 from schemas.freshness import CANARY
 from schemas.names import VIEW_COLUMNS
 from schemas.sink import GenerationInfo
+from schemas.spec import VectorIndex
 
 SQL: Final = Queries.load("layout")
 SINK: Final = Queries.load("sink")
 ROLES: Final = ("upwell_owner", "upwell_worker", "upwell_reader")
 LEAST_SERVER: Final = 150_000
 LEAST_PGVECTOR: Final = (0, 8)
+#: Dead rows of `embedding` cost results of a search, and a change of metadata leaves one of `record`: rather often than
+#: much (speed of a search after churn, ADR 0020).
+EMBEDDING_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.1"}
+RECORD_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.05", "autovacuum_analyze_scale_factor": "0.05"}
 
 Connection = psycopg.Connection[Any]
 
@@ -51,7 +56,7 @@ def migrate_sink(connection: Connection, layouts: Sequence[CollectionLayout]) ->
     Raises SettingsError when another migrate runs or the server will not do,
     MigrationNeeded when the schema is newer than this code, GenerationMismatch when vectors would change.
     """
-    with sink_errors(), _alone(connection), connection.transaction():
+    with sink_errors(), alone(connection), connection.transaction():
         if _one(connection, SQL["has_migrations"])[0]:
             lock_collections(connection)
         done = [*_extension(connection), *_roles(connection), *_numbered(connection)]
@@ -83,16 +88,21 @@ def check_schema(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
+def alone(connection: Connection) -> Iterator[None]:
+    """No migrate runs beside it, nor another that makes indexes. Raises SettingsError."""
     if not _one(connection, SQL["try_migrate"])[0]:
-        raise SettingsError("another `upwell migrate` is running on this sink: wait for it and run it again")
+        raise SettingsError(
+            "another `upwell migrate` or `upwell maintain` is running on this sink: wait for it and run it again"
+        )
     try:
         yield
     finally:
         connection.execute(SQL["unlock_migrate"])
 
 
-def _one(connection: Connection, query: sql.SQL, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
+def _one(
+    connection: Connection, query: sql.SQL | sql.Composed, parameters: dict[str, Any] | None = None
+) -> tuple[Any, ...]:
     row = connection.execute(query, parameters).fetchone()
     return () if row is None else tuple(row)
 
@@ -169,6 +179,7 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             "table": layout.table,
             "key": [column.name for column in layout.key],
             "threshold_seconds": layout.threshold_seconds,
+            **layout.index.model_dump(),
         },
     )
     if row[0] != layout.table or row[1] != [column.name for column in layout.key]:
@@ -180,9 +191,11 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
     connection.execute(SQL["move_deadlines"], {"collection": layout.name})
     again = _record(connection, layout)
     live = _live(connection, layout)
-    make_embedding(connection, live)
+    left = make_embedding(connection, live)
+    left += _index(connection, layout, live)
+    left += _options(connection, f"record_{layout.name}", RECORD_OPTIONS)
     make_read_side(connection, replace(layout, generation=live))
-    return [f"collection {layout.name}"] if row[2] else again
+    return [*([f"collection {layout.name}"] if row[2] else again), *left]
 
 
 def fed_generations(connection: Connection, collection: str) -> list[GenerationInfo]:
@@ -253,10 +266,16 @@ def _record(connection: Connection, layout: CollectionLayout) -> list[str]:
             name = sql.Identifier(column.name)
             connection.execute(SQL.filled("add_column", record=record, column=name, type=_type(column)))
             fill(connection, layout, column.name, _type(column))
-    keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
-    index = sql.Identifier(f"record_{layout.name}_key")
-    connection.execute(SQL.filled("index_key", index=index, record=record, columns=keys))
+    index = f"record_{layout.name}_key"
+    if not _is_there(connection, index):
+        keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
+        connection.execute(SQL.filled("index_key", index=sql.Identifier(index), record=record, columns=keys))
     return _again(connection, layout, retyped)
+
+
+def _is_there(connection: Connection, relation: str) -> bool:
+    """Asked first: CREATE INDEX IF NOT EXISTS waits for a vacuum even where there is nothing to do."""
+    return bool(_one(connection, SQL["is_there"], {"relation": f"upwell.{relation}"})[0])
 
 
 def _again(connection: Connection, layout: CollectionLayout, retyped: Sequence[Column]) -> list[str]:
@@ -283,18 +302,69 @@ def _type(column: Column) -> sql.SQL:
     return sql.SQL(column.type)
 
 
-def make_embedding(connection: Connection, generation: GenerationInfo) -> None:
-    """A generation's table with its indexes, and what a worker may do with it."""
+def make_embedding(connection: Connection, generation: GenerationInfo) -> list[str]:
+    """A generation's table, all but its HNSW index, and what a worker may do with it. Returns what is left to do."""
     collection, number = generation.collection, generation.number
     table, name = embedding_table(collection, number), f"embedding_{collection}_g{number}"
     dimension = sql.Literal(generation.dimension)
     connection.execute(SQL.filled("create_embedding", embedding=table, dimension=dimension))
-    for kind in ("hash", "hnsw"):
-        index = sql.Identifier(f"{name}_{kind}")
-        connection.execute(SQL.filled(f"index_{kind}", index=index, embedding=table))
+    if not _is_there(connection, f"{name}_hash"):
+        connection.execute(SQL.filled("index_hash", index=sql.Identifier(f"{name}_hash"), embedding=table))
     connection.execute(
         SQL.filled("grant_worker_collection", record=record_table(collection), embedding=table)
     )
+    return _options(connection, name, EMBEDDING_OPTIONS)
+
+
+def _index(connection: Connection, layout: CollectionLayout, live: GenerationInfo) -> list[str]:
+    """The HNSW index of an empty table, if it is not to come after the load. Over rows it would keep workers waiting
+    for as long as it takes: then what is to be done, in words.
+    """
+    name, wanted = hnsw_name(layout.name, live.number), layout.index
+    there = connection.execute(SQL["hnsw_index"], {"index": f"upwell.{name}"}).fetchone()
+    due = f"run `upwell maintain {layout.name}`"
+    if there is not None:
+        made_with = f"m = {there[1]}, ef_construction = {there[2]}"
+        if (there[1], there[2]) == (wanted.m, wanted.ef_construction):
+            return []
+        return [
+            f"collection {layout.name}: its HNSW index still has {made_with}: {due}, which builds it anew"
+        ]
+    table = embedding_table(layout.name, live.number)
+    if wanted.build == "after_load":
+        return [f"collection {layout.name}: it has no HNSW index yet: {due} when its load is complete"]
+    if _one(connection, SQL.filled("has_embeddings", embedding=table))[0]:
+        return [f"collection {layout.name}: it has no HNSW index: {due}"]
+    connection.execute(index_query("index_hnsw", name, table, wanted))
+    return []
+
+
+def index_query(query: str, name: str, table: sql.Identifier, wanted: VectorIndex) -> sql.Composed:
+    """`index_hnsw` of layout.sql, or one like it."""
+    return SQL.filled(
+        query,
+        index=sql.Identifier(name),
+        embedding=table,
+        m=sql.Literal(wanted.m),
+        ef_construction=sql.Literal(wanted.ef_construction),
+    )
+
+
+def _options(connection: Connection, table: str, wanted: Mapping[str, str]) -> list[str]:
+    """Storage parameters that nobody has set. Workers wait for this transaction: it waits for no vacuum that cannot be
+    interrupted, and for no index that is being built; then what is to be done, in words.
+    """
+    at = {"table": f"upwell.{table}", "names": list(wanted), "values": list(wanted.values())}
+    try:
+        with connection.transaction():
+            for name, value in connection.execute(SQL["unset_options"], at).fetchall():
+                connection.execute(SQL["patience"])
+                where, number = sql.Identifier("upwell", table), sql.Literal(float(value))
+                connection.execute(SQL.filled("set_option", table=where, option=sql.SQL(name), value=number))
+                connection.execute(SQL["patience_ends"])
+    except psycopg.errors.LockNotAvailable:
+        return [f"{table} is being vacuumed or indexed: its storage parameters are set by the next migrate"]
+    return []
 
 
 def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
@@ -316,6 +386,7 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
         "model": sql.Literal(layout.generation.model),
         "collection": sql.Literal(layout.name),
         "generation": sql.Literal(layout.generation.number),
+        "ef_search": sql.Literal(layout.index.ef_search),
         "keys": sql.SQL(", ").join(sql.Identifier("r", column.name) for column in layout.key),
         "metadata": sql.Composed([sql.SQL(", ") + sql.Identifier("r", column.name) for column in metadata]),
         "returns": sql.SQL(", ").join(_returned(layout, metadata)),

@@ -101,14 +101,14 @@ def switch(ctx: click.Context, collection: str, number: int | None) -> None:
 
     settings = settings_from(ctx)
     with Generations.open(settings.sink.dsn) as generations:
-        live, target, ready = generations.switch(collection, number)
+        live, target, ready = generations.switch(collection, number, _progress)
+        if live.number == target.number:
+            click.echo(f"generation {live.number} of {collection} is live already")
+            return
         if not ready.is_ready:
             facts = next(each for each in generations.facts(collection) if each.info.number == target.number)
             click.echo(f"upwell: {_not_ready(target, ready, facts)}", err=True)
             ctx.exit(1)
-    if live.number == target.number:
-        click.echo(f"generation {live.number} of {collection} is live already")
-        return
     _say_live(settings, live, target)
 
 
@@ -121,7 +121,12 @@ def rollback(ctx: click.Context, collection: str) -> None:
 
     settings = settings_from(ctx)
     with Generations.open(settings.sink.dsn) as generations:
-        live, target, ready = generations.rollback(collection)
+        live, target, ready = generations.rollback(collection, _progress)
+    if not ready.is_indexed:
+        click.echo(
+            f"upwell: generation {target.number} of {collection} has no HNSW index: try again", err=True
+        )
+        ctx.exit(1)
     if not ready.is_ready or ready.pending:
         click.echo(f"{ready.pending} rows wait in it, {ready.dead_letters} dead letters: these are stale")
     _say_live(settings, live, target)
@@ -170,6 +175,7 @@ def _not_ready(target: GenerationInfo, ready: Readiness, facts: GenerationFacts)
         (ready.unfilled, f"{ready.unfilled} rows are not embedded yet"),
         (ready.late, f"{ready.late} changes wait for longer than the threshold"),
         (ready.dead_letters, f"{ready.dead_letters} dead letters are open"),
+        (not ready.is_indexed and ready.is_filled, "its HNSW index is missing"),
     ]
     why = ", ".join(text for number, text in parts if number)
     eta = f"; ready in {duration(facts.eta_seconds)}" if facts.eta_seconds and not ready.dead_letters else ""

@@ -68,11 +68,29 @@ def _as_json(state: ModelState) -> dict[str, object]:
         "identity": state.identity,
         "export_path": _text(state.place),
         "export": facts,
+        "calibration": _batches(state),
     }
+
+
+def _batches(state: ModelState) -> dict[str, object] | None:
+    found = state.calibration
+    if found is None or not found.is_done:
+        return None
+    return {"tokens": found.tokens, "gains": found.gains, "rounds": len(found.rounds)}
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _calibration(state: ModelState) -> str:
+    found = state.calibration
+    if state.runtime != "onnx":
+        return "fixed with torch"
+    if found is None or not found.is_done:
+        return "measured when the model is loaded"
+    rates = ", ".join(f"{tokens}: {gain:.2f}" for tokens, gain in found.gains.items())
+    return f"{found.tokens} ({rates or 'not measured: a slow model'})"
 
 
 def _print(state: ModelState) -> None:
@@ -85,6 +103,7 @@ def _print(state: ModelState) -> None:
         rows += [("dimensions", str(export.dimension)), ("tokens of a chunk", f"at most {export.max_tokens}")]
         rows.append(("export", f"none: {export.problem}" if export.problem else str(state.place)))
         rows.append(("cosine", "-" if export.parity is None else f"at least {export.parity:.7f}"))
+        rows.append(("tokens of a batch", _calibration(state)))
         rows += [(name, number) for name, number in export.versions.items() if name != "format"]
     for name, value in rows:
         click.echo(f"{name:<22} {value}")

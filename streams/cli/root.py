@@ -28,6 +28,11 @@ COMMANDS: Final = {
         "generation",
         "Another model, template or chunking, beside the live one.",
     ),
+    "maintain": (
+        "streams.cli.maintain",
+        "maintain",
+        "Indexes and tables of the sink: look, rebuild, vacuum.",
+    ),
     "reconcile": ("streams.cli.reconcile", "reconcile", "Compare source and sink, key by key; repair."),
     "model": ("streams.cli.model", "model", "The model on this machine, its export to ONNX."),
     "explain": ("streams.cli.explain", "explain", "All that is known of one key, or left of it."),

@@ -9,10 +9,13 @@ from typing import Any, Final
 from connectors.postgres.capture_state import SILENT_SECONDS
 from connectors.postgres.doctor import Looking, look_at_sink
 from connectors.postgres.migrate import LEAST_PGVECTOR, LEAST_SERVER, ROLES, migrations
+from connectors.postgres.upkeep import read_vectors
 from schemas.errors import GenerationMismatch
 from schemas.sink import GenerationInfo
+from schemas.upkeep import VectorFacts, why_build
 from streams.doctor import database
-from streams.doctor.core import Check, Questions, Verdict, ask_all, fail, not_yet, ok, skipped, warn
+from streams.doctor.core import Check, Questions, State, Verdict, ask_all, fail, not_yet, ok, skipped, warn
+from streams.fit import cores
 from streams.generations import matching
 from streams.settings import Settings
 
@@ -22,6 +25,7 @@ GRANTS: Final = "give the sink's administrator the output of `upwell doctor --sq
 OTHER_CONNECTIONS: Final = 4
 #: Dead rows of `pending`, and how often as many as living ones, before it is worth a word.
 MANY_DEAD: Final = 100_000
+MIB: Final = 1024**2
 
 
 def sink_checks(settings: Settings) -> list[Check]:
@@ -39,6 +43,7 @@ def sink_checks(settings: Settings) -> list[Check]:
             (f"generation of {name}", partial(_generation, name=name, settings=settings))
             for name in settings.collections
         ],
+        *[(f"index of {name}", partial(_index, name=name)) for name in settings.collections],
         ("connections", partial(_connections, settings=settings)),
         ("audit partitions", _partitions),
         ("vacuum of pending", _vacuum),
@@ -176,8 +181,36 @@ def _create(name: str) -> str:
     return f"run `upwell generation create {name}`"
 
 
+def _index(db: Looking, name: str) -> Verdict:
+    if not db.row("sink_schema")["there"]:
+        return skipped("there is no schema yet")
+    if judge_migrations({row["number"] for row in db.rows("migrations")}).state is not State.OK:
+        return skipped("the schema is that of another version")
+    return judge_index(name, read_vectors(db.connection, name))
+
+
+def judge_index(name: str, found: Sequence[VectorFacts]) -> Verdict:
+    """`found`: the generations of the collection that are fed."""
+    due = [
+        f"generation {each.generation}: {', '.join(why)}" for each in found if (why := list(why_build(each)))
+    ]
+    if due:
+        return warn("; ".join(due), f"run `upwell maintain {name}`")
+    live = [each for each in found if each.state == "live"]
+    if not live:
+        return not_yet("there is none", "upwell migrate sink")
+    used = live[0].searchable
+    if used is None:
+        return not_yet(
+            "it is built once the load is complete; searches read the table", f"upwell maintain {name}"
+        )
+    bloat = "no rows yet" if live[0].bloat is None else f"{live[0].bloat:.1f} times what its rows need"
+    return ok(f"{used.bytes / MIB:.1f} MiB, {bloat}")
+
+
 def _connections(db: Looking, settings: Settings) -> Verdict:
-    workers = settings.worker.processes
+    processes = settings.worker.processes
+    workers = cores() if processes == "auto" else processes
     if db.row("sink_schema")["there"]:
         workers = max(workers, len(db.rows("live_workers", {"within_seconds": SILENT_SECONDS})))
     role = db.row("role", {"role": db.row("server")["role"]})

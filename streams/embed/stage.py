@@ -1,7 +1,7 @@
 """The shell of embedding: claim, cut, encode what is new, write; by deadline, live changes first.
 
-No lock is held while encoding. What happened meanwhile is found at the write: a deleted or replaced document is
-thrown away there by its lease token (H13).
+Two steps overlap (`runners.py`); cutting and the model have a thread each. No lock is held while encoding. What
+happened meanwhile is found at the write: a deleted or replaced document is thrown away there by its lease token (H13).
 
 A text may end the process, or never come back from the model. Nobody can tell which one of a batch it was, so all that
 a dead process had are tried alone, and nothing else is held meanwhile: what the next one dies with is what it died of.
@@ -10,13 +10,12 @@ After `attempts` of them it becomes a dead letter (ADR 0018).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
@@ -24,7 +23,6 @@ from schemas.errors import (
     Conflict,
     DocumentTooLarge,
     Halt,
-    ModelHung,
     NeverEmbedded,
     Retry,
     UnusableVector,
@@ -33,16 +31,17 @@ from schemas.errors import (
 from schemas.sink import Claim, EmbedWrite, WriteOutcome
 from schemas.template import Template
 from streams.embed.core import Cut, counts, cut, embed_write, to_encode
+from streams.embed.on_the_way import OnTheWay, Share, Vector
+from streams.embed.runners import Runners
+from streams.embed.thread import OneThread
 from streams.freshness.measures import Measures
 from streams.ports import Chunker, EmbedStore, Encoder
-from streams.vitals import EMBED, Vitals
+from streams.vitals import Vitals
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
-#: A step aims at this, so that a live change waits for at most about one step of backfill.
-STEP_SECONDS: Final = 0.5
+#: A step aims at this: two may be before a live change, which so waits for about half a second of backfill.
+STEP_SECONDS: Final = 0.25
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 300.0
 #: Most chunks of one call of the model, so that its deadline is one of bounded work.
@@ -77,7 +76,10 @@ class EmbedLimits:
 
 
 class Embedder:
-    """Embeds pending rows until stopped. One per process; the models run in `executor`, off the event loop."""
+    """Embeds pending rows until stopped. One per process.
+
+    The models run in `executor`, off the event loop, and documents are cut in `cutter`; each has one thread.
+    """
 
     def __init__(
         self,
@@ -88,109 +90,86 @@ class Embedder:
         slot: str,
         limits: EmbedLimits,
         executor: Executor,
+        cutter: Executor,
         vitals: Vitals | None = None,
     ) -> None:
         self._store, self._recipes, self._measures = store, recipes, measures
-        self._slot, self._limits, self._executor = slot, limits, executor
+        self._slot, self._limits = slot, limits
+        self._model = OneThread(executor, limits.encode_deadline_seconds)
+        self._cutter = OneThread(cutter, limits.encode_deadline_seconds)
         self._vitals = vitals or Vitals()
-        self._wake = asyncio.Event()
+        self._runners = Runners(self.step, self._release, self._vitals, limits.poll_seconds)
+        self._on_the_way = OnTheWay()
+        self._busy = _BusyTime()
         self._batch = limits.batch
-        self._stopping = False
-        self._alone_next = True
+        self._failed_next = True
 
     def wake(self) -> None:
         """There is a pending row: do not wait for the poll."""
-        self._wake.set()
+        self._runners.wake()
 
     def use(self, recipes: Mapping[tuple[str, int], Recipe]) -> None:
         """From the next step on, embed for these generations."""
         self._recipes = recipes
-        self._wake.set()
+        self._runners.wake()
 
     def stop(self) -> None:
-        """Finish the step that runs, then return from `run`."""
-        self._stopping = True
-        self._wake.set()
+        """Finish the steps that run, then return from `run`."""
+        self._runners.stop()
 
     async def run(self, on_fatal: Callable[[BaseException], None]) -> None:
         """Free this slot's leases of an earlier life or step, then embed until `stop`. Halt errors go to `on_fatal`."""
-        pause = 0.1
-        released, died = False, True
-        while not self._stopping:
-            try:
-                if not released:
-                    await self._store.release(self._slot, died=died)
-                    released, died = True, False
-                self._wake.clear()
-                if await self._timed_step() == 0:
-                    await self._wait(self._limits.poll_seconds)
-                pause = 0.1
-            except Retry as error:
-                self._vitals.trouble(EMBED, error)
-                released = False  # what the failed step had claimed must not wait for the end of its lease
-                log.warning("embed retry", error=str(error), pause_seconds=pause)
-                await self._wait(pause)
-                pause = min(pause * 2, 5.0)
-            except Exception as error:
-                on_fatal(error)
-                if not isinstance(error, ModelHung):  # no text's fault
-                    with contextlib.suppress(UpwellError):
-                        await self._store.release(self._slot)
-                return
+        await self._runners.run(on_fatal)
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
+    async def _release(self, died: bool) -> int:
+        return await self._store.release(self._slot, died=died)
 
-    async def _timed_step(self) -> int:
-        self._vitals.embedding(True)
-        try:
-            return await self.step()
-        finally:
-            self._vitals.embedding(False)
-
-    async def step(self) -> int:
-        """Claim and embed one batch, or one text that failed before. Returns the number of claims."""
-        recipes = self._recipes
+    async def step(self, alone: bool = True) -> int:
+        """Claim and embed one batch, or, `alone` in this process, one text that failed before. Returns the number of
+        claims.
+        """
+        recipes, asked = self._recipes, self._batch
         claims = await self._store.claim(
             sorted(recipes),
             self._slot,
-            self._batch,
+            asked,
             self._limits.backfill_share,
             self._limits.lease_seconds,
         )
-        chosen = await self._chosen(claims)
-        started = time.monotonic()
+        failed_before = any(claim.attempts > 0 for claim in claims)
+        self._runners.claimed(alone=alone, is_full=len(claims) >= asked, failed_before=failed_before)
+        chosen = await self._chosen(claims, alone)
         groups: dict[tuple[str, int], list[Claim]] = {}
         for claim in chosen:
             groups.setdefault((claim.collection, claim.generation), []).append(claim)
-        for place, group in groups.items():
-            await self._worked(recipes[place], group)
-        self._adapt(len(chosen), time.monotonic() - started)
+        with self._busy.working():
+            seconds = [await self._worked(recipes[place], group) for place, group in groups.items()]
+        self._adapt(len(chosen), sum(seconds))
         return len(claims)
 
-    async def _chosen(self, claims: Sequence[Claim]) -> Sequence[Claim]:
-        """Those that never failed, or one that did, by turns; the others are given back."""
+    async def _chosen(self, claims: Sequence[Claim], alone: bool) -> Sequence[Claim]:
+        """Those that never failed, or, `alone` and by turns, one that did; the others are given back."""
         new = [claim for claim in claims if claim.attempts == 0]
         again = [claim for claim in claims if claim.attempts > 0]
-        alone = bool(again) and (self._alone_next or not new)
-        self._alone_next = not alone
-        chosen, others = (again[:1], new + again[1:]) if alone else (new, again)
+        one = alone and bool(again) and (self._failed_next or not new)
+        if alone:
+            self._failed_next = not one
+        chosen, others = (again[:1], new + again[1:]) if one else (new, again)
         if others:
             await self._store.give_back(others)
         return chosen
 
-    async def _worked(self, recipe: Recipe, claims: Sequence[Claim]) -> None:
-        started = time.monotonic()
+    async def _worked(self, recipe: Recipe, claims: Sequence[Claim]) -> float:
+        """Returns for how many seconds the embedder was busy with them."""
         first = claims[0]
         # What died in a batch is tried alone at least once.
         if first.attempts >= max(self._limits.attempts, 2):
             await self._bury(first)
-            return
+            return 0.0
         await self._embed(recipe, claims)
-        self._measures.worked(first.collection, first.claimed_at, len(claims), time.monotonic() - started)
+        seconds = self._busy.spent()
+        self._measures.worked(first.collection, first.claimed_at, len(claims), seconds)
+        return seconds
 
     def _adapt(self, claims: int, seconds: float) -> None:
         """Claim about as many as fit into a step, so that a slow model does not hold live changes back."""
@@ -205,49 +184,70 @@ class Embedder:
             cuts = await self._cut(recipe, claims)
             if not cuts:
                 return
-            writes, encoded = await self._encoded(recipe, cuts)
-            await self._write(recipe, cuts, writes, encoded, time.monotonic() - started)
+            with self._on_the_way.share(claims[0].collection, claims[0].generation) as share:
+                vectors, encoded = await self._vectors(recipe, cuts, share)
+                writes = [embed_write(one, vectors, recipe.copy_from) for one in cuts]
+                await self._write(recipe, cuts, writes, encoded, time.monotonic() - started)
         except (Halt, Retry):
             raise
         except Exception as error:
             await self._isolate(recipe, claims, error)
 
-    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        """Off the event loop. Raises ModelHung at the deadline."""
-        running = asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
-        seconds = self._limits.encode_deadline_seconds
-        await asyncio.wait({running}, timeout=seconds)
-        if not running.done():
-            raise ModelHung(
-                f"the model has not answered for {seconds:g} s: this worker ends and starts again"
-            )
-        return running.result()
-
     async def _cut(self, recipe: Recipe, claims: Sequence[Claim]) -> list[Cut]:
         def work() -> list[Cut]:
             return [cut(claim, recipe.chunker.chunks(_document(recipe, claim))) for claim in claims]
 
-        return await self._in_thread(work)
+        return await self._cutter.run(work)
 
-    async def _encoded(
-        self, recipe: Recipe, cuts: Sequence[Cut]
-    ) -> tuple[list[EmbedWrite], frozenset[bytes]]:
-        claim = cuts[0].claim
-        wanted = {digest for one in cuts for digest in one.hashes}
+    async def _vectors(
+        self, recipe: Recipe, cuts: Sequence[Cut], share: Share
+    ) -> tuple[dict[bytes, Vector], frozenset[bytes]]:
+        """Vectors of all that is not in the sink yet, and which of them were encoded here."""
+        vectors: dict[bytes, Vector] = {}
+        encoded: set[bytes] = set()
+        left = frozenset(digest for one in cuts for digest in one.hashes)
+        while left:
+            mine = share.take(left)
+            known = await self._known(recipe, cuts[0].claim, mine)
+            share.settle(dict.fromkeys(known))
+            missing = {digest: text for digest, text in to_encode(cuts, known).items() if digest in mine}
+            made = await self._encoded(recipe, cuts[0].claim.collection, missing, share)
+            theirs = await share.theirs()
+            vectors |= made | {digest: vector for digest, vector in theirs.items() if vector is not None}
+            encoded |= made.keys()
+            left -= mine | theirs.keys()
+        return vectors, frozenset(encoded)
+
+    async def _known(self, recipe: Recipe, claim: Claim, wanted: frozenset[bytes]) -> frozenset[bytes]:
+        if not wanted:
+            return wanted
         known = await self._store.known_hashes(claim.collection, claim.generation, wanted)
         if recipe.copy_from is not None and wanted - known:
             known |= await self._store.known_hashes(claim.collection, recipe.copy_from, wanted - known)
-        missing = to_encode(cuts, known)
-        vectors: dict[bytes, Sequence[float]] = {}
-        if missing:
+        return known
+
+    async def _encoded(
+        self, recipe: Recipe, collection: str, missing: Mapping[bytes, str], share: Share
+    ) -> dict[bytes, Vector]:
+        made: dict[bytes, Vector] = {}
+        hashes, texts = list(missing), list(missing.values())
+        spent = 0.0
+
+        def work(some: Sequence[str]) -> Sequence[Vector]:
+            nonlocal spent
             started = time.monotonic()
-            hashes, texts = list(missing), list(missing.values())
-            for begin in range(0, len(texts), CALL_CHUNKS):
-                some = slice(begin, begin + CALL_CHUNKS)
-                encoded = await self._in_thread(recipe.encoder.encode, texts[some])
-                vectors.update(zip(hashes[some], encoded, strict=True))
-            self._measures.encoded(claim.collection, time.monotonic() - started)
-        return [embed_write(one, vectors, recipe.copy_from) for one in cuts], frozenset(missing)
+            vectors = recipe.encoder.encode(some)
+            spent += time.monotonic() - started
+            return list(vectors)
+
+        for begin in range(0, len(texts), CALL_CHUNKS):
+            some = slice(begin, begin + CALL_CHUNKS)
+            found = dict(zip(hashes[some], await self._model.run(work, texts[some]), strict=True))
+            share.settle(found)
+            made |= found
+        if made:
+            self._measures.encoded(collection, spent)
+        return made
 
     async def _write(
         self,
@@ -323,3 +323,26 @@ def _document(recipe: Recipe, claim: Claim) -> str:
             f"the document has {size} bytes, max_document_bytes is {recipe.max_document_bytes}"
         )
     return text
+
+
+class _BusyTime:
+    """How long at least one step has been at work, each second once, whoever counts it."""
+
+    def __init__(self) -> None:
+        self._steps, self._counted_until = 0, 0.0
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        if self._steps == 0:
+            self._counted_until = time.monotonic()
+        self._steps += 1
+        try:
+            yield
+        finally:
+            self._steps -= 1
+
+    def spent(self) -> float:
+        """Seconds that were not counted before."""
+        now = time.monotonic()
+        seconds, self._counted_until = now - self._counted_until, now
+        return seconds

@@ -55,8 +55,7 @@ def encode() -> Callable[[Sequence[str]], Any]:
     )
 
 
-@pytest.fixture
-def prepared(deployment: Deployment) -> Deployment:
+def prepare(deployment: Deployment) -> Deployment:
     """Tables with 50 rows, migrated and captured; no worker yet, and no real model."""
     with deployment.source() as source:
         source.execute(TABLES)
@@ -65,3 +64,27 @@ def prepared(deployment: Deployment) -> Deployment:
     deployment.upwell("migrate")
     deployment.upwell("connector", "apply", seconds=180)
     return deployment
+
+
+@pytest.fixture
+def prepared(deployment: Deployment) -> Deployment:
+    """One of the test's own."""
+    return prepare(deployment)
+
+
+@pytest.fixture(scope="module")
+def captured(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One for all tests of a module."""
+    with Deployment.create(stack, tmp_path_factory.mktemp("captured")) as deployment:
+        yield prepare(deployment)
+
+
+@pytest.fixture
+def shared(captured: Deployment) -> Iterator[Deployment]:
+    """The module's, with its 50 rows as they were, and afterwards without the test's workers."""
+    with captured.source() as source, source.transaction():
+        source.execute("DELETE FROM shop.content")
+        source.execute(ROWS, (1, 50))
+    yield captured
+    for worker in captured.workers:
+        worker.stop()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.deployment import ROOT
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.long]
+pytestmark = pytest.mark.acceptance
 
 SEED = 5
 MINUTES = "0.5"

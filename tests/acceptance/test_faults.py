@@ -76,10 +76,10 @@ def edited(source: psycopg.Connection[Any], sink: psycopg.Connection[Any], rows:
     return int(meanwhile)
 
 
-def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(prepared: Deployment) -> None:
-    worker = prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 60, "the first rows")
-    with prepared.source() as source, prepared.sink() as sink:
+def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(shared: Deployment) -> None:
+    worker = shared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(shared), 60, "the first rows")
+    with shared.source() as source, shared.sink() as sink:
         source.execute(ROWS, (101, 900))
         source.execute("DELETE FROM shop.content WHERE id BETWEEN 5 AND 15")
         until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 150, 60, "some of it")
@@ -88,23 +88,23 @@ def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(prepared: Dep
             "UPDATE shop.content SET body = 'changed while it was down' WHERE id BETWEEN 20 AND 30"
         )
         source.execute("DELETE FROM shop.content WHERE id BETWEEN 101 AND 110")
-        killed = prepared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
+        killed = shared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
         until(lambda: one(sink, "SELECT count(*) FROM upwell.embedding_content_g1") > 400, 60, "more of it")
         killed.kill()
-    last = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 90, "everything")
-    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
+    last = shared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(shared), 90, "everything")
+    difference = compare(shared.source_dsn, shared.sink_dsn, "content", fake_encode)
     assert not difference, difference
     assert last.stop() == 0, last.tail()
 
 
-def test_a_row_deleted_while_it_is_being_encoded_leaves_nothing(prepared: Deployment, tmp_path: Path) -> None:
+def test_a_row_deleted_while_it_is_being_encoded_leaves_nothing(shared: Deployment, tmp_path: Path) -> None:
     """H13 on real components: the embedder holds the text, the delete commits, the embedder goes on."""
     hold = tmp_path / "hold"
-    worker = prepared.start_worker(FAKE_HOLD=str(hold), **FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 60, "the first rows")
+    worker = shared.start_worker(FAKE_HOLD=str(hold), **FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(shared), 60, "the first rows")
     hold.touch()
-    with prepared.source() as source, prepared.sink() as sink:
+    with shared.source() as source, shared.sink() as sink:
         source.execute(ROWS, (200, 200))
         until(
             lambda: (
@@ -130,11 +130,11 @@ def test_a_row_deleted_while_it_is_being_encoded_leaves_nothing(prepared: Deploy
     assert worker.stop() == 0, worker.tail()
 
 
-def test_truncate_and_reinsert(prepared: Deployment) -> None:
+def test_truncate_and_reinsert(shared: Deployment) -> None:
     """H6, H8: snapshot rows and streamed rows of every partition go with one truncate; later rows stay."""
-    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 60, "the first rows")
-    with prepared.source() as source, prepared.sink() as sink:
+    shared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(shared), 60, "the first rows")
+    with shared.source() as source, shared.sink() as sink:
         source.execute(ROWS, (300, 320))
         with source.transaction():
             source.execute("TRUNCATE shop.content")
@@ -146,15 +146,15 @@ def test_truncate_and_reinsert(prepared: Deployment) -> None:
         )
         for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
             assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
-    difference = compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode)
+    difference = compare(shared.source_dsn, shared.sink_dsn, "content", fake_encode)
     assert not difference, difference
 
 
-def test_shift_in_one_statement(prepared: Deployment) -> None:
+def test_shift_in_one_statement(shared: Deployment) -> None:
     """H9: every key of a shift is deleted and created in one transaction; the source has them all but the first."""
-    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
-    until(lambda: all_searchable(prepared), 60, "the first rows")
-    with prepared.source() as source:
+    shared.start_worker(**FAKE)  # type: ignore[arg-type]
+    until(lambda: all_searchable(shared), 60, "the first rows")
+    with shared.source() as source:
         source.execute("ALTER TABLE shop.content DROP CONSTRAINT content_pkey")
         source.execute("ALTER TABLE shop.content ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE")
         source.execute("ALTER TABLE shop.content REPLICA IDENTITY FULL")
@@ -163,9 +163,9 @@ def test_shift_in_one_statement(prepared: Deployment) -> None:
             source.execute("UPDATE shop.content SET id = 1000 WHERE id = 10")
             source.execute("INSERT INTO shop.content VALUES (2000, 'x', 'y', '{}', 'en', true, 1, now())")
             source.execute("UPDATE shop.content SET id = 2001 WHERE id = 2000")
-    until(lambda: all_searchable(prepared), 60, "everything")
+    until(lambda: all_searchable(shared), 60, "everything")
     until(
-        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode),
+        lambda: not compare(shared.source_dsn, shared.sink_dsn, "content", fake_encode),
         30,
         "the sink equal to the source",
     )

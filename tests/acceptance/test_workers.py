@@ -92,29 +92,29 @@ def embedding(worker: WorkerProcess, times: int) -> bool:
 
 
 def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothing(
-    prepared: Deployment,
+    shared: Deployment,
 ) -> None:
-    supervised = prepared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
+    supervised = shared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
     until(lambda: embedding(supervised, 2), 60, "two workers")
-    with prepared.sink() as sink, Writer(prepared, seed=4) as writer:
+    with shared.sink() as sink, Writer(shared, seed=4) as writer:
         before = workers(sink)
         assert len(before) == 2
         slot, pid = sorted(before.items())[0]
         os.kill(pid, signal.SIGKILL)
         until(lambda: workers(sink)[slot] != pid, 30, "the killed one's successor")
-        added = prepared.start_worker("added", **FAKE)  # type: ignore[arg-type]
+        added = shared.start_worker("added", **FAKE)  # type: ignore[arg-type]
         until(lambda: embedding(added, 1), 60, "a third worker")
         until(lambda: writer.written > 600, 60, "changes")
         assert added.stop() == 0, added.tail()
         until(lambda: writer.written > 900, 60, "more changes")
-    until(lambda: all_searchable(prepared), 90, "everything")
+    until(lambda: all_searchable(shared), 90, "everything")
     # The removed one's partitions are given away after its session only, so as many rows are not yet the same rows.
     until(
-        lambda: not compare(prepared.source_dsn, prepared.sink_dsn, "content", fake_encode),
+        lambda: not compare(shared.source_dsn, shared.sink_dsn, "content", fake_encode),
         60,
         "the sink is what the source is",
     )
-    with prepared.sink() as sink:
+    with shared.sink() as sink:
         for topic, partition, taken_in, audited in sink.execute(AUDITED).fetchall():
             assert taken_in == audited, f"{topic}/{partition}: each offset has one outcome"
         for slot in before:
@@ -127,11 +127,13 @@ def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothin
     assert '"signal": "SIGKILL"' in supervised.log.read_text()
 
 
-def test_a_halt_ends_the_supervisor_with_2(prepared: Deployment) -> None:
-    spec = prepared.directory / "upwell.toml"
-    spec.write_text(spec.read_text().replace("{{ title }}", "{{ title }}!"))
-    supervised = prepared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
+def test_a_halt_ends_the_supervisor_with_2(shared: Deployment) -> None:
+    spec = shared.directory / "upwell.toml"
+    before = spec.read_text()
+    spec.write_text(before.replace("{{ title }}", "{{ title }}!"))
+    supervised = shared.start_worker(**SUPERVISED)  # type: ignore[arg-type]
     assert supervised.process.wait(60) == 2
+    spec.write_text(before)
     tail = supervised.tail()
     assert "template, model or chunking of content are not those" in tail
     assert "halted, its reason is in the line above" in tail
@@ -139,10 +141,10 @@ def test_a_halt_ends_the_supervisor_with_2(prepared: Deployment) -> None:
 
 
 @pytest.fixture
-def proxied(prepared: Deployment) -> Iterator[dict[str, Proxy]]:
+def proxied(shared: Deployment) -> Iterator[dict[str, Proxy]]:
     """Sink and registry behind proxies of their own."""
-    sink = conninfo_to_dict(prepared.sink_dsn)
-    registry = urlsplit(prepared.environment["UPWELL_REGISTRY_URL"])
+    sink = conninfo_to_dict(shared.sink_dsn)
+    registry = urlsplit(shared.environment["UPWELL_REGISTRY_URL"])
     assert registry.port is not None
     with Proxy(int(str(sink["port"]))) as sink_proxy, Proxy(registry.port) as registry_proxy:
         yield {"sink": sink_proxy, "registry": registry_proxy}
@@ -150,28 +152,28 @@ def proxied(prepared: Deployment) -> Iterator[dict[str, Proxy]]:
 
 @pytest.mark.parametrize("away", ["sink", "registry", "kafka"])
 def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
-    prepared: Deployment, proxied: dict[str, Proxy], away: str
+    shared: Deployment, proxied: dict[str, Proxy], away: str
 ) -> None:
-    registry = urlsplit(prepared.environment["UPWELL_REGISTRY_URL"])
+    registry = urlsplit(shared.environment["UPWELL_REGISTRY_URL"])
     if away == "registry":
         proxied[away].freeze()  # before a worker has the schemas
-    supervised = prepared.start_worker(
+    supervised = shared.start_worker(
         **SUPERVISED,  # type: ignore[arg-type]
-        UPWELL_SINK_DSN=make_conninfo(prepared.sink_dsn, host="127.0.0.1", port=proxied["sink"].port),
+        UPWELL_SINK_DSN=make_conninfo(shared.sink_dsn, host="127.0.0.1", port=proxied["sink"].port),
         UPWELL_REGISTRY_URL=registry._replace(netloc=f"127.0.0.1:{proxied['registry'].port}").geturl(),
     )
     until(lambda: embedding(supervised, 2), 60, "two workers")
     if away != "registry":
-        until(lambda: all_searchable(prepared), 60, "the first rows")
-    kafka = next(each.pid for each in local_stack.status(prepared.stack.home) if each.name == "kafka")
+        until(lambda: all_searchable(shared), 60, "the first rows")
+    kafka = next(each.pid for each in local_stack.status(shared.stack.home) if each.name == "kafka")
     assert kafka is not None
     try:
         if away == "kafka":
             os.kill(kafka, signal.SIGSTOP)
         elif away == "sink":
             proxied[away].freeze()
-        with prepared.source() as source:
-            source.execute("UPDATE shop.content SET body = 'while it is silent'")
+        with shared.source() as source:
+            source.execute("UPDATE shop.content SET body = %s", [f"while {away} is silent"])
         time.sleep(2)
         started = time.monotonic()
         assert supervised.stop(seconds=25) == 0
@@ -181,7 +183,11 @@ def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
         os.kill(kafka, signal.SIGCONT)
     if away != "kafka":
         proxied[away].thaw()
-    prepared.start_worker(**FAKE)  # type: ignore[arg-type]
-    said = "SELECT count(*) FROM upwell.content WHERE position('while it is silent' IN chunk_text) = 0"
-    with prepared.sink() as connection:
-        until(lambda: all_searchable(prepared) and one(connection, said) == 0, 60, "the update")
+    shared.start_worker(**FAKE)  # type: ignore[arg-type]
+    said = "SELECT count(*) FROM upwell.content WHERE position(%s IN chunk_text) = 0"
+    with shared.sink() as connection:
+        until(
+            lambda: all_searchable(shared) and one(connection, said, f"while {away} is silent") == 0,
+            60,
+            "the update",
+        )

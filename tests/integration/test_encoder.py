@@ -6,7 +6,7 @@ import random
 import shutil
 import types
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -115,11 +115,12 @@ def test_more_than_the_model_reads_is_refused_by_name(encoder: BatchingEncoder) 
 def test_an_unusable_vector_names_its_text(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    good = encoder._embed
+    good, poison = encoder._embed, encoder._plain.token_to_id("poison")
 
-    def poisoned(texts: list[str]) -> npt.NDArray[np.float32]:
-        vectors = good(texts)
-        vectors[[i for i, text in enumerate(texts) if "poison" in text]] = value
+    def poisoned(prepared: list[Any]) -> npt.NDArray[np.float32]:
+        vectors = good(prepared)
+        ids = [encoder._plain.encode(each).ids if isinstance(each, str) else each.ids for each in prepared]
+        vectors[[i for i, some in enumerate(ids) if poison in some]] = value
         return vectors
 
     monkeypatch.setattr(encoder, "_embed", poisoned)

@@ -955,17 +955,25 @@ class Simulation(RuleBasedStateMachine):
         for who in range(2):
             drive(self.store.release(f"slot-{who}"))
         recipe = Recipe(Template("{{ text }}"), WordChunker(), self.encoder, 1000)
-        with ThreadPoolExecutor(1) as executor:
+        fatal: list[BaseException] = []
+        with ThreadPoolExecutor(1) as executor, ThreadPoolExecutor(1) as cutter:
             embedder = Embedder(
                 self.store, {(COLLECTION, 1): recipe}, Measures(),
-                slot="slot-0", limits=EmbedLimits(3, 0.25, 100, 1, 3), executor=executor,
+                slot="slot-0", limits=EmbedLimits(1, 0.25, 100, 60, 3), executor=executor, cutter=cutter,
             )  # fmt: skip
 
             async def until_nothing_waits() -> None:
-                while await embedder.step():
-                    pass
+                running = asyncio.create_task(embedder.run(fatal.append))
+                while self.store.pending and not running.done():  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                embedder.stop()
+                await running
 
-            asyncio.run(until_nothing_waits())
+            async def in_time() -> None:
+                await asyncio.wait_for(until_nothing_waits(), 20)
+
+            asyncio.run(in_time())
+        assert not fatal
 
     def compare(self) -> None:
         """What the sink shows is what the source has: keys, texts, chunks and vectors."""

@@ -27,8 +27,8 @@ class Encoder(BatchingEncoder):
         self._batch_texts = 2
         self._vectors = {"tea": [1.0, 0.0], "milk": [0.0, 1.0], "odd": odd}
 
-    def _embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        return np.array([self._vectors[text.split()[0]] for text in texts], dtype=np.float32)
+    def _embed(self, prepared: list[str]) -> npt.NDArray[np.float32]:
+        return np.array([self._vectors[text.split()[0]] for text in prepared], dtype=np.float32)
 
 
 @pytest.mark.parametrize("odd", [[float("nan"), 1.0], [float("inf"), 0.0], [0.0, 0.0]])

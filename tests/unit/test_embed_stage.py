@@ -33,6 +33,7 @@ from streams.vitals import Vitals
 from streams.worker_metrics import WorkerMetrics
 from tests.property.test_simulation import START, FakeEncoder, MemoryStore, WordChunker
 
+CUTTER = ThreadPoolExecutor(1)
 AT_ONCE = EmbedLimits(batch=2000, backfill_share=0.25, lease_seconds=100, poll_seconds=0.01, attempts=3)
 
 
@@ -59,7 +60,7 @@ def embedder(
 ) -> Embedder:
     recipe = Recipe(Template("{{ text }}"), WordChunker(), encoder, 1000)
     recipes, measures = {("content", 1): recipe}, measures or Measures()
-    return Embedder(store, recipes, measures, slot="a", limits=limits, executor=executor)
+    return Embedder(store, recipes, measures, slot="a", limits=limits, executor=executor, cutter=CUTTER)
 
 
 def shown(store: MemoryStore) -> dict[str, str]:
@@ -263,7 +264,8 @@ async def test_a_long_document_is_many_calls_of_the_model(executor: Executor) ->
     words = [f"w{number}" for number in range(2 * stage.CALL_CHUNKS + 1)]
     stored(store, "[1]", " ".join(words))
     recipe = Recipe(Template("{{ text }}"), WordChunker(), Counting(), 10_000)
-    one = Embedder(store, {("content", 1): recipe}, Measures(), slot="a", limits=AT_ONCE, executor=executor)
+    recipes = {("content", 1): recipe}
+    one = Embedder(store, recipes, Measures(), slot="a", limits=AT_ONCE, executor=executor, cutter=CUTTER)
     await one.step()
     assert sizes == [stage.CALL_CHUNKS, stage.CALL_CHUNKS, 1]
     assert shown(store) == {"[1]": " ".join(words)}
@@ -480,7 +482,7 @@ async def test_a_step_and_a_call_of_the_model_are_told(executor: Executor) -> No
 
         def encoded(self, collection: str, seconds: float) -> None:
             assert (collection, seconds >= 0) == ("content", True)
-            assert one._vitals._embed_since is not None, "a step is under way"
+            assert one._vitals._embed_since, "a step is under way"
             self.calls += 1
 
     store, fatal, measures = MemoryStore(), list[BaseException](), Measures()
@@ -493,7 +495,7 @@ async def test_a_step_and_a_call_of_the_model_are_told(executor: Executor) -> No
     await asyncio.wait_for(running, 5)
     assert fatal == []
     assert told.calls == 1
-    assert one._vitals._embed_since is None
+    assert not one._vitals._embed_since
 
 
 async def test_a_sink_that_goes_away_at_the_write_delays_no_lease_long(executor: Executor) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.names import VIEW_COLUMNS
-from schemas.spec import Chunking, CollectionSpec, Slo
+from schemas.spec import Chunking, CollectionSpec, Slo, VectorIndex
 from streams.cli.root import cli
 from streams.settings import PLACES, Settings, variables
 from tests.fixtures.certificates import Authority
@@ -103,7 +103,7 @@ def test_every_variable_in_the_readme_is_a_setting_or_a_place() -> None:
 
 
 def test_every_key_of_the_spec_is_explained() -> None:
-    nested: Mapping[str, type[BaseModel]] = {"chunk": Chunking, "slo": Slo}
+    nested: Mapping[str, type[BaseModel]] = {"chunk": Chunking, "slo": Slo, "index": VectorIndex}
     keys = {"name", "[model] name", "[model] runtime", "[collections.C]"}
     for name in CollectionSpec.model_fields:
         inner = nested[name].model_fields if name in nested else None

@@ -57,6 +57,23 @@ def test_bad_columns(columns: list[str]) -> None:
     assert "column" in problem(exclude=columns)
 
 
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"m": 1}, "greater than or equal to 2"),
+        ({"m": 101, "ef_construction": 1000}, "less than or equal to 100"),
+        ({"ef_construction": 1001}, "less than or equal to 1000"),
+        ({"ef_search": 0}, "greater than or equal to 1"),
+        ({"ef_search": 1001}, "less than or equal to 1000"),
+        ({"m": 33}, "ef_construction 64 is below twice index.m 33"),
+        ({"build": "later"}, "'at_once' or 'after_load'"),
+        ({"lists": 100}, "Extra inputs"),
+    ],
+)
+def test_an_index_that_pgvector_would_refuse(index: dict[str, Any], said: str) -> None:
+    assert said in problem(index=index)
+
+
 @pytest.mark.parametrize("template", ["{{ title", "{% for %}", "{{ f() }}", "{{ title.__class__ }}"])
 def test_a_bad_template(template: str) -> None:
     assert problem(template=template).startswith("Value error, template")

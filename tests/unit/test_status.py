@@ -61,6 +61,12 @@ def settings(spec: Path) -> Settings:
     return load(spec, environment={})
 
 
+def test_searches_without_an_index_are_said(settings: Settings) -> None:
+    (found,) = findings(facts(unindexed=["content"]), settings)
+    assert found.problem == "content: it has no HNSW index, every search reads the whole table"
+    assert found.next_step == "run `upwell maintain content`"
+
+
 def test_nothing_is_wrong(settings: Settings) -> None:
     assert findings(facts(), settings) == []
 

@@ -6,7 +6,8 @@
 SET LOCAL lock_timeout = '5s'
 
 -- name: collection
-SELECT key_columns, threshold_seconds FROM upwell.collection WHERE name = %(collection)s
+SELECT key_columns, threshold_seconds, index_m, index_ef_construction, index_ef_search
+  FROM upwell.collection WHERE name = %(collection)s
 
 -- name: numbers
 -- State by number, of dropped ones too.

@@ -40,9 +40,12 @@ SELECT %(collection)s, _key, _lineage, _offset FROM {record}
  WHERE NOT _deleted AND (cardinality(%(lacking)s::text[]) = 0 OR NOT _row ?& %(lacking)s::text[])
 ON CONFLICT (collection, key) DO NOTHING
 
+-- name: is_there
+SELECT to_regclass(%(relation)s) IS NOT NULL
+
 -- name: index_key
 -- Applications look a row up by its own key.
-CREATE INDEX IF NOT EXISTS {index} ON {record} ({columns})
+CREATE INDEX {index} ON {record} ({columns})
 
 -- name: create_embedding
 -- What search sees.
@@ -57,10 +60,38 @@ CREATE TABLE IF NOT EXISTS {embedding} (
 ) WITH (fillfactor = 70)
 
 -- name: index_hash
-CREATE INDEX IF NOT EXISTS {index} ON {embedding} (chunk_hash)
+CREATE INDEX {index} ON {embedding} (chunk_hash)
 
 -- name: index_hnsw
-CREATE INDEX IF NOT EXISTS {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
+CREATE INDEX {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
+  WITH (m = {m}, ef_construction = {ef_construction})
+
+-- name: hnsw_index
+-- What an index was made with; pgvector's own defaults where it does not say.
+SELECT i.indisvalid,
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'm')::int, 16),
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'ef_construction')::int, 64)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE c.oid = to_regclass(%(index)s)
+
+-- name: has_embeddings
+SELECT EXISTS (SELECT FROM {embedding})
+
+-- name: unset_options
+-- Those of a table's storage parameters that nobody has set: what somebody has set stays.
+SELECT o.name, o.value FROM unnest(%(names)s::text[], %(values)s::text[]) AS o(name, value)
+ WHERE o.name <> ALL (SELECT option_name FROM pg_class c, pg_options_to_table(c.reloptions)
+                       WHERE c.oid = to_regclass(%(table)s))
+
+-- name: patience
+SET LOCAL lock_timeout = '2s'
+
+-- name: patience_ends
+SET LOCAL lock_timeout TO DEFAULT
+
+-- name: set_option
+-- It waits for no reader and no writer.
+ALTER TABLE {table} SET ({option} = {value})
 
 -- name: create_view
 -- Applications depend on this; metadata columns are last, so that new ones append. A dead letter is stale until it is
@@ -88,11 +119,11 @@ DROP FUNCTION IF EXISTS {function}(text, vector, int, int)
 -- The planner settings that an application would forget, and a check that the query vector is of the live model; again
 -- where the vectors are read, as a switch may come between. Replaced, not dropped, in a switch: a statement that has found the
 -- function would lose it.
-CREATE OR REPLACE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT 100)
+CREATE OR REPLACE FUNCTION {function}(for_model text, query vector, k int DEFAULT 10, ef_search int DEFAULT {ef_search})
 RETURNS TABLE ({returns}, score double precision)
 LANGUAGE plpgsql STABLE
 SET hnsw.iterative_scan = 'relaxed_order'
-SET hnsw.ef_search = 100 -- both end with the function, what is set within it too
+SET hnsw.ef_search = {ef_search} -- both end with the function, what is set within it too
 AS $search$
 #variable_conflict use_column
 DECLARE
@@ -158,10 +189,16 @@ SELECT collection, number, fingerprint, model, dimension, template, max_tokens, 
 
 -- name: upsert_collection
 -- The canary's table has nothing to load.
-INSERT INTO upwell.collection (name, table_name, key_columns, threshold_seconds, load_state)
+INSERT INTO upwell.collection
+       (name, table_name, key_columns, threshold_seconds, load_state, index_m, index_ef_construction, index_ef_search,
+        index_build)
 VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s,
-        CASE WHEN %(name)s = 'canary' THEN 'complete' ELSE 'incomplete' END)
-ON CONFLICT (name) DO UPDATE SET threshold_seconds = excluded.threshold_seconds
+        CASE WHEN %(name)s = 'canary' THEN 'complete' ELSE 'incomplete' END,
+        %(m)s, %(ef_construction)s, %(ef_search)s, %(build)s)
+ON CONFLICT (name) DO UPDATE
+   SET threshold_seconds = excluded.threshold_seconds, index_m = excluded.index_m,
+       index_ef_construction = excluded.index_ef_construction, index_ef_search = excluded.index_ef_search,
+       index_build = excluded.index_build
 RETURNING table_name, key_columns, (xmax = 0) AS created
 
 -- name: create_watermark
