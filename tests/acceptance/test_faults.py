@@ -76,6 +76,7 @@ def edited(source: psycopg.Connection[Any], sink: psycopg.Connection[Any], rows:
     return int(meanwhile)
 
 
+@pytest.mark.long
 def test_kill_9_in_the_middle_of_a_batch_loses_and_repeats_nothing(shared: Deployment) -> None:
     worker = shared.start_worker(FAKE_SECONDS_PER_TEXT="0.005", **FAKE)  # type: ignore[arg-type]
     until(lambda: all_searchable(shared), 60, "the first rows")

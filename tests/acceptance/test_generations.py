@@ -228,6 +228,7 @@ def small_model(tmp_path: Path) -> str:
     return f"path:{tmp_path / 'small'}"
 
 
+@pytest.mark.long
 def test_two_real_models_of_different_dimension(prepared: Deployment, small_model: str) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -117,6 +117,7 @@ def test_a_dropped_slot_is_refused_and_rebuilt_without_ghosts(prepared: Deployme
         equal(prepared)
 
 
+@pytest.mark.long
 def test_collections_come_and_go_on_a_running_system(deployment: Deployment) -> None:
     """Only the spec and `migrate`: topics, connector, load and workers follow, while writes go on (H19, H25)."""
     deployment.cli = "tests.fake_cli"

@@ -33,6 +33,7 @@ def sixteen(stack: Stack, tmp_path: Path) -> Iterator[Deployment]:
             yield fresh
 
 
+@pytest.mark.long
 def test_everything_runs_on_16(sixteen: Deployment) -> None:
     with sixteen.source() as source, sixteen.sink() as sink:
         for connection in (source, sink):

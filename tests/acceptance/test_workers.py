@@ -91,6 +91,7 @@ def embedding(worker: WorkerProcess, times: int) -> bool:
     return worker.log.read_text(errors="replace").count('"event": "embedding"') >= times
 
 
+@pytest.mark.long
 def test_adding_killing_and_removing_workers_under_load_loses_and_repeats_nothing(
     shared: Deployment,
 ) -> None:
