@@ -19,9 +19,9 @@ PLACE: Final = 4
 #: An index this many times as large as its rows need is built anew, if that wins a few megabytes.
 BLOATED: Final = 1.5
 WORTH_BYTES: Final = 16 * 1024**2
-#: This many dead rows, and this part of the living ones: autovacuum works earlier, so it is late. To build the index
-#: anew then takes less than to take the dead ones out of it.
-MANY_DEAD: Final = 1000
+#: This many dead rows, and this part of the living ones: autovacuum, which looks once a minute, is late. To build the
+#: index anew then takes less than to take the dead ones out of it.
+MANY_DEAD: Final = 10_000
 DEAD_SHARE: Final = 0.2
 #: Rows of `pending` live for seconds: there some are always dead.
 MANY_DEAD_PENDING: Final = 100_000

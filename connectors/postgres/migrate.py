@@ -399,6 +399,7 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
         shown = []
     if older or shown != [column.name for column in metadata]:
         connection.execute(SQL.filled("drop_search", **parts))
+    connection.execute(SQL["load_pgvector"])
     for query in ("create_view", "create_search", "grant_view", "grant_search"):
         connection.execute(SQL.filled(query, **parts))
 

@@ -12,7 +12,7 @@ from tests.acceptance.plain import FAKE, one
 from tests.acceptance.test_workers import AUDITED
 from tests.deployment import Deployment, until
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 TABLE: Final = """
 CREATE SCHEMA shop;

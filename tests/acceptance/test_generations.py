@@ -183,6 +183,7 @@ def settled(deployment: Deployment, dimension: int, text: TextOf) -> None:
         assert time.monotonic() < deadline, found
 
 
+@pytest.mark.long
 def test_a_model_that_workers_do_not_have_keeps_the_live_generation_as_it_is(prepared: Deployment) -> None:
     worker = prepared.start_worker(**FAKE)  # type: ignore[arg-type]
     until(lambda: all_searchable(prepared), 60, "the first rows")

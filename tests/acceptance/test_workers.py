@@ -151,7 +151,10 @@ def proxied(shared: Deployment) -> Iterator[dict[str, Proxy]]:
         yield {"sink": sink_proxy, "registry": registry_proxy}
 
 
-@pytest.mark.parametrize("away", ["sink", "registry", "kafka"])
+@pytest.mark.parametrize(
+    "away",
+    ["sink", pytest.param("registry", marks=pytest.mark.long), pytest.param("kafka", marks=pytest.mark.long)],
+)
 def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
     shared: Deployment, proxied: dict[str, Proxy], away: str
 ) -> None:
@@ -159,6 +162,7 @@ def test_sigterm_ends_workers_in_seconds_while_a_neighbour_is_silent(
     if away == "registry":
         proxied[away].freeze()  # before a worker has the schemas
     supervised = shared.start_worker(
+        away,  # a proxy that was frozen keeps sessions of workers that have ended, and their slots
         **SUPERVISED,  # type: ignore[arg-type]
         UPWELL_SINK_DSN=make_conninfo(shared.sink_dsn, host="127.0.0.1", port=proxied["sink"].port),
         UPWELL_REGISTRY_URL=registry._replace(netloc=f"127.0.0.1:{proxied['registry'].port}").geturl(),

@@ -66,7 +66,7 @@ CASES: Final = {
     ),
     "some dead": (littered(19_999), []),
     "dead": (littered(20_000), ["20000 dead rows"]),
-    "few of few": (changed(table=replace(WELL.table, dead=999, rows=0), index=replace(INDEX, bytes=1)), []),
+    "few of few": (changed(table=replace(WELL.table, dead=9_999, rows=0), index=replace(INDEX, bytes=1)), []),
 }
 
 
@@ -79,7 +79,7 @@ def test_reasons(case: str) -> None:
 def test_pending_has_dead_rows_at_all_times() -> None:
     assert not TableFacts("pending", 0, 99_999, 10**7).is_littered
     assert TableFacts("pending", 0, 100_000, 10**7).is_littered
-    assert TableFacts("record_content", 0, 1000, 10**7).is_littered
+    assert TableFacts("record_content", 0, 10_000, 10**7).is_littered
 
 
 @pytest.mark.parametrize(

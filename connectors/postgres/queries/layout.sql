@@ -115,6 +115,10 @@ SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::vector, {model}::text AS m
 -- name: drop_search
 DROP FUNCTION IF EXISTS {function}(text, vector, int, int)
 
+-- name: load_pgvector
+-- Its library brings its settings along; of a session that has not loaded it yet only a superuser may name them.
+SELECT '[0]'::vector
+
 -- name: create_search
 -- The planner settings that an application would forget, and a check that the query vector is of the live model; again
 -- where the vectors are read, as a switch may come between. Replaced, not dropped, in a switch: a statement that has found the
