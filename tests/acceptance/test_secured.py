@@ -258,6 +258,7 @@ def test_a_wrong_setting_is_one_clear_line(secured: Secured, mistakes: dict[str,
     assert said in done.output
 
 
+@pytest.mark.long
 def test_a_worker_that_the_registry_does_not_let_in_halts(secured: Secured, mistakes: dict[str, str]) -> None:
     """With nothing acknowledged: the next worker takes the change in."""
     worker = secured.worker("line", REGISTRY_PASSWORD_FILE=mistakes["wrong"])

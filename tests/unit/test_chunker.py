@@ -114,7 +114,7 @@ def test_replacing_a_word_changes_two_chunks(chunker: TokenChunker, document: st
 def test_replacing_a_word_of_a_guide_changes_two_chunks(chunker: TokenChunker, path: Path) -> None:
     document = path.read_text()
     before = set(chunker.chunks(document))
-    words = list(re.finditer(r"\S+", document))[3::31]
+    words = list(re.finditer(r"\S+", document))[3::93]
     counts = [changed(chunker, before, document[: w.start()] + "cat" + document[w.end() :]) for w in words]
     assert statistics.mean(counts) < 1.2
     assert sum(count > 2 for count in counts) <= 1
