@@ -35,10 +35,11 @@ MOVING: Final = """
 SELECT count(*) FROM upwell.position
  WHERE topic LIKE '%%.shop.content' AND updated_at > clock_timestamp() - interval '1 s'
 """
-#: Workers' transactions that wait for their client for so many seconds.
+#: Workers' transactions that wait for their client for so many seconds; in the middle of a pipeline one is active.
 SESSIONS: Final = """
 SELECT count(*) FROM pg_stat_activity
- WHERE datname = current_database() AND application_name = 'upwell worker' AND state = 'idle in transaction'
+ WHERE datname = current_database() AND application_name = 'upwell worker'
+   AND (state = 'idle in transaction' OR state = 'active' AND wait_event = 'ClientRead')
    AND state_change < clock_timestamp() - %s * interval '1 s'
 """
 
