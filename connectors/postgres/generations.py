@@ -26,7 +26,8 @@ from connectors.postgres.migrate import (
 from connectors.postgres.migrate import (
     check_schema,
     fed_generations,
-    index_query,
+    hnsw_indexes,
+    hnsw_query,
     insert_generation,
     make_embedding,
     make_read_side,
@@ -138,8 +139,7 @@ class Generations:
             insert_generation(self._connection, made)
             make_embedding(self._connection, made)
             if collection == CANARY:  # one row: nobody waits for it
-                table, name = embedding_table(collection, number), hnsw_name(collection, number)
-                self._connection.execute(index_query("index_hnsw", name, table, self._layout(made).index))
+                self._connection.execute(hnsw_query(collection, number, self._layout(made).index))
             fill = SQL.filled("fill", record=record_table(collection))
             pending = self._connection.execute(fill, at).rowcount
             self._audit(made, "generation_created", {"pending": pending})
@@ -273,9 +273,9 @@ class Generations:
             embedding=embedding_table(target.collection, target.number),
             live=embedding_table(live.collection, live.number),
         )
-        name = hnsw_name(target.collection, target.number)
-        indexes = self._rows(LAYOUT["hnsw_index"], {"index": f"upwell.{name}"})
-        indexed = bool(indexes) and indexes[0]["indisvalid"]
+        indexes = hnsw_indexes(self._connection, target.collection, target.number)
+        index = indexes.get(hnsw_name(target.collection, target.number))
+        indexed = index is not None and index.valid
         return Readiness(**self._rows(query, _place(target))[0], is_indexed=indexed)
 
     def _make_live(self, live: GenerationInfo, target: GenerationInfo, action: str) -> None:

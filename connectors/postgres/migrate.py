@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from connectors.postgres.layout import CollectionLayout, Column, embedding_table, hnsw_name, record_table
 from connectors.postgres.record_columns import fill, read_again, stored_types
@@ -25,6 +26,7 @@ from schemas.freshness import CANARY
 from schemas.names import VIEW_COLUMNS
 from schemas.sink import GenerationInfo
 from schemas.spec import VectorIndex
+from schemas.upkeep import IndexFacts
 
 SQL: Final = Queries.load("layout")
 SINK: Final = Queries.load("sink")
@@ -320,12 +322,12 @@ def _index(connection: Connection, layout: CollectionLayout, live: GenerationInf
     """The HNSW index of an empty table, if it is not to come after the load. Over rows it would keep workers waiting
     for as long as it takes: then what is to be done, in words.
     """
-    name, wanted = hnsw_name(layout.name, live.number), layout.index
-    there = connection.execute(SQL["hnsw_index"], {"index": f"upwell.{name}"}).fetchone()
+    wanted = layout.index
+    there = hnsw_indexes(connection, layout.name, live.number).get(hnsw_name(layout.name, live.number))
     due = f"run `upwell maintain {layout.name}`"
     if there is not None:
-        made_with = f"m = {there[1]}, ef_construction = {there[2]}"
-        if (there[1], there[2]) == (wanted.m, wanted.ef_construction):
+        made_with = f"m = {there.m}, ef_construction = {there.ef_construction}"
+        if (there.m, there.ef_construction) == (wanted.m, wanted.ef_construction):
             return []
         return [
             f"collection {layout.name}: its HNSW index still has {made_with}: {due}, which builds it anew"
@@ -335,16 +337,25 @@ def _index(connection: Connection, layout: CollectionLayout, live: GenerationInf
         return [f"collection {layout.name}: it has no HNSW index yet: {due} when its load is complete"]
     if _one(connection, SQL.filled("has_embeddings", embedding=table))[0]:
         return [f"collection {layout.name}: it has no HNSW index: {due}"]
-    connection.execute(index_query("index_hnsw", name, table, wanted))
+    connection.execute(hnsw_query(layout.name, live.number, wanted))
     return []
 
 
-def index_query(query: str, name: str, table: sql.Identifier, wanted: VectorIndex) -> sql.Composed:
-    """`index_hnsw` of layout.sql, or one like it."""
+def hnsw_indexes(connection: Connection, collection: str, generation: int) -> dict[str, IndexFacts]:
+    """HNSW indexes over a generation's vectors by name, in its order."""
+    table = embedding_table(collection, generation).as_string(connection)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(SQL["hnsw_indexes"], {"table": table}).fetchall()
+    return {row["name"]: IndexFacts(**row) for row in rows}
+
+
+def hnsw_query(collection: str, generation: int, wanted: VectorIndex, *, beside: str = "") -> sql.Composed:
+    """Makes the index over a generation's vectors; or CONCURRENTLY another one, of the name `beside`."""
     return SQL.filled(
-        query,
-        index=sql.Identifier(name),
-        embedding=table,
+        "index_hnsw",
+        concurrently=sql.SQL("CONCURRENTLY" if beside else ""),
+        index=sql.Identifier(beside or hnsw_name(collection, generation)),
+        embedding=embedding_table(collection, generation),
         m=sql.Literal(wanted.m),
         ef_construction=sql.Literal(wanted.ef_construction),
     )

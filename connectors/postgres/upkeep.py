@@ -18,12 +18,12 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.layout import embedding_table, hnsw_name, record_table
-from connectors.postgres.migrate import alone, check_schema
+from connectors.postgres.migrate import alone, check_schema, hnsw_indexes, hnsw_query
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SettingsError, UpwellError
 from schemas.spec import VectorIndex
-from schemas.upkeep import IndexFacts, TableFacts, VectorFacts
+from schemas.upkeep import TableFacts, VectorFacts
 
 SQL: Final = Queries.load("upkeep")
 #: How often a build is looked at, and how often it is told of while nothing but its numbers changes.
@@ -73,8 +73,7 @@ def _rows(
 def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
     collection, number = row["collection"], row["number"]
     name, table = hnsw_name(collection, number), f"embedding_{collection}_g{number}"
-    found = _rows(connection, SQL["indexes"], {"table": f"upwell.{table}"})
-    indexes = {each["name"]: IndexFacts(**each) for each in found}
+    indexes = hnsw_indexes(connection, collection, number)
     spare = indexes.get(spare_name(collection, number))
     # REINDEX CONCURRENTLY, run by hand and killed, leaves indexes of such names.
     dead = [
@@ -163,15 +162,7 @@ class Upkeep:
             with watched(
                 self._dsn, self.connection.info.backend_pid, lambda line: progress(f"{place}: {line}")
             ):
-                self._run(
-                    SQL.filled(
-                        "build",
-                        index=sql.Identifier(name),
-                        embedding=embedding_table(facts.collection, facts.generation),
-                        m=sql.Literal(facts.wanted.m),
-                        ef_construction=sql.Literal(facts.wanted.ef_construction),
-                    )
-                )
+                self._run(hnsw_query(facts.collection, facts.generation, facts.wanted, beside=name))
         finally:
             self.connection.remove_notice_handler(notice)
 

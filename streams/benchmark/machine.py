@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from connectors.encoder.calibration import processor
 from streams.benchmark.results import Machine
+from streams.fit import cores
 
 PACKAGES: Final = (
     "upwell",
@@ -35,21 +37,13 @@ def this_machine() -> Machine:
         except PackageNotFoundError:
             versions[package] = "none"
     return Machine(
-        processor=_field("/proc/cpuinfo", "model name"),
-        cores=len(os.sched_getaffinity(0)),
-        memory_mib=int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
+        processor=processor(),
+        cores=cores(),
+        memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024**2,
         load=os.getloadavg()[0],
         versions=versions,
         commit=_commit(),
     )
-
-
-def _field(path: str, name: str) -> str:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _commit() -> str:

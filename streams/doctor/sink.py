@@ -12,7 +12,7 @@ from connectors.postgres.migrate import LEAST_PGVECTOR, LEAST_SERVER, ROLES, mig
 from connectors.postgres.upkeep import read_vectors
 from schemas.errors import GenerationMismatch
 from schemas.sink import GenerationInfo
-from schemas.upkeep import VectorFacts, why_build
+from schemas.upkeep import MANY_DEAD_PENDING, VectorFacts, why_build
 from streams.doctor import database
 from streams.doctor.core import Check, Questions, State, Verdict, ask_all, fail, not_yet, ok, skipped, warn
 from streams.fit import cores
@@ -23,8 +23,6 @@ Row = Mapping[str, Any]
 GRANTS: Final = "give the sink's administrator the output of `upwell doctor --sql`"
 #: Beside its pool: slot, listening, repairs, pacing.
 OTHER_CONNECTIONS: Final = 4
-#: Dead rows of `pending`, and how often as many as living ones, before it is worth a word.
-MANY_DEAD: Final = 100_000
 MIB: Final = 1024**2
 
 
@@ -251,6 +249,6 @@ def judge_vacuum(row: Row) -> Verdict:
     if row["disabled"]:
         return warn("autovacuum is off for it", "ALTER TABLE upwell.pending RESET (autovacuum_enabled)")
     says = f"{row['live']} rows, {row['dead']} dead"
-    if row["dead"] > MANY_DEAD and row["dead"] > 10 * row["live"]:
+    if row["dead"] > MANY_DEAD_PENDING and row["dead"] > 10 * row["live"]:
         return warn(says, "see which transaction is open for long, or VACUUM upwell.pending")
     return ok(says)

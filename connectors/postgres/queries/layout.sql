@@ -63,16 +63,17 @@ CREATE TABLE IF NOT EXISTS {embedding} (
 CREATE INDEX {index} ON {embedding} (chunk_hash)
 
 -- name: index_hnsw
-CREATE INDEX {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
+CREATE INDEX {concurrently} {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
   WITH (m = {m}, ef_construction = {ef_construction})
 
--- name: hnsw_index
--- What an index was made with; pgvector's own defaults where it does not say.
-SELECT i.indisvalid,
-       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'm')::int, 16),
-       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'ef_construction')::int, 64)
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
- WHERE c.oid = to_regclass(%(index)s)
+-- name: hnsw_indexes
+-- HNSW indexes of a table; where one does not say what it was made with, it is pgvector's own default.
+SELECT c.relname AS name, i.indisvalid AND i.indisready AS valid, pg_relation_size(c.oid) AS bytes,
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'm')::int, 16) AS m,
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions)
+                  WHERE option_name = 'ef_construction')::int, 64) AS ef_construction
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam AND a.amname = 'hnsw'
+ WHERE i.indrelid = to_regclass(%(table)s) ORDER BY c.relname
 
 -- name: has_embeddings
 SELECT EXISTS (SELECT FROM {embedding})

@@ -9,15 +9,6 @@ SELECT g.collection, g.number, g.state, g.dimension, c.index_m, c.index_ef_const
   FROM upwell.generation g JOIN upwell.collection c ON c.name = g.collection
  WHERE g.state <> 'dropped' ORDER BY g.collection, g.number
 
--- name: indexes
--- HNSW indexes of a table; where one does not say what it was made with, it is pgvector's own default.
-SELECT c.relname AS name, i.indisvalid AND i.indisready AS valid, pg_relation_size(c.oid) AS bytes,
-       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'm')::int, 16) AS m,
-       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions)
-                  WHERE option_name = 'ef_construction')::int, 64) AS ef_construction
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam AND a.amname = 'hnsw'
- WHERE i.indrelid = to_regclass(%(table)s) ORDER BY c.relname
-
 -- name: unindexed
 -- Collections whose searches read the whole table, though their rows are there.
 SELECT g.collection FROM upwell.generation g JOIN upwell.collection c ON c.name = g.collection
@@ -45,10 +36,6 @@ SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '
 
 -- name: owns
 SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'upwell'
-
--- name: build
-CREATE INDEX CONCURRENTLY {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
-  WITH (m = {m}, ef_construction = {ef_construction})
 
 -- name: drop
 DROP INDEX CONCURRENTLY IF EXISTS {index}
