@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from schemas.avro import Reader, check_compatible, key_reader, projection
 from schemas.change import Change, JsonValue, Operation, Origin, TopicPartition, Undecodable, Version
@@ -30,6 +30,8 @@ from schemas.spec import CollectionSpec
 from schemas.template import Template, text_hash
 from schemas.wire import split
 
+#: Keys that change come again soon.
+MOST_KNOWN_KEYS: Final = 10_000
 _NEW_KEY_HEADER = "__debezium.newkey"
 _WITH_ROW = frozenset({Operation.CREATE, Operation.UPDATE, Operation.READ})
 _WITHOUT_KEY = frozenset({Operation.TRUNCATE, Operation.MESSAGE})
@@ -85,6 +87,7 @@ class Decoder:
         self._envelopes: dict[int, Reader] = {}
         self._keys: dict[int, Reader] = {}
         self._compatible: set[int] = set()
+        self._known_keys: dict[bytes, str] = {}
 
     def needs_schema(self, key: bytes | None, value: bytes | None) -> set[int]:
         """Schema ids of this message that must be learnt before it is decoded; bad bytes need none."""
@@ -137,8 +140,9 @@ class Decoder:
         Raises Blocked, RegistryUnavailable and DeadLetter like `decode`.
         """
         envelope = self._envelope(message.value)
-        change = self._bare(message, self._key(message), envelope)
-        return replace(change, doubtful=envelope.operation in _WITH_ROW)
+        key = self._key(message)
+        _check_key(key, envelope.operation)
+        return self._bare(message, key, envelope, doubtful=envelope.operation in _WITH_ROW)
 
     def contents(self, message: RawMessage) -> dict[str, JsonValue]:
         """What a person may see of a message that could not be taken in: `operation`, `row` and `text`.
@@ -178,7 +182,8 @@ class Decoder:
         found = {column: stored[column] for column in sorted(change.unavailable) if column in stored}
         try:
             row = {**change.row, **found}
-            return self._rendered(replace(change, row=row, unavailable=frozenset()))
+            text, digest = self._text(row)
+            return replace(change, row=row, unavailable=frozenset(), text=text, text_hash=digest)
         except DeadLetter as error:
             return Undecodable(
                 at=change.at,
@@ -209,7 +214,15 @@ class Decoder:
         """The canonical key. Raises DecodeError, and IncompatibleSchema if the key has other columns."""
         if message.key is None:
             return None
-        schema_id, body = split(message.key)
+        known = self._known_keys.get(message.key)
+        if known is None:
+            if len(self._known_keys) >= MOST_KNOWN_KEYS:
+                self._known_keys.clear()
+            known = self._known_keys[message.key] = self._read_key(message.key)
+        return known
+
+    def _read_key(self, key: bytes) -> str:
+        schema_id, body = split(key)
         reader = self._keys.get(schema_id)
         if reader is None:
             reader = key_reader(self._schema(schema_id))
@@ -256,14 +269,18 @@ class Decoder:
         return _Envelope(operation, where, row, reader, schema_id, self._placeholder.is_in_bytes(body))
 
     def _change(self, message: RawMessage, key: str | None, envelope: _Envelope) -> Change:
-        change = self._bare(message, key, envelope)
-        return self._with_row(change, envelope) if envelope.operation in _WITH_ROW else change
+        _check_key(key, envelope.operation)
+        row, unavailable, text, digest = None, frozenset[str](), "", b""
+        if envelope.operation in _WITH_ROW:
+            row, unavailable = self._row(envelope)
+            if not unavailable:
+                text, digest = self._text(row)
+        of_row = {"row": row, "unavailable": unavailable, "text": text, "text_hash": digest}
+        return self._bare(message, key, envelope, **of_row)
 
-    def _bare(self, message: RawMessage, key: str | None, envelope: _Envelope) -> Change:
-        """All but the row."""
+    def _bare(self, message: RawMessage, key: str | None, envelope: _Envelope, **of_row: Any) -> Change:
+        """A change with what its row adds, `of_row`."""
         operation = envelope.operation
-        if key is None and operation not in _WITHOUT_KEY:
-            raise MalformedEnvelope(f"a message of operation {operation.value} has no key")
         moved = operation is Operation.DELETE and any(name == _NEW_KEY_HEADER for name, _ in message.headers)
         return Change(
             operation=operation,
@@ -273,13 +290,14 @@ class Decoder:
             origin=envelope.origin,
             moved_to=moved,
             kafka_at=instant_of_seconds(message.timestamp_seconds),
+            **of_row,
         )
 
-    def _with_row(self, change: Change, envelope: _Envelope) -> Change:
-        """Convert the row, name what is unavailable, and render where nothing is."""
+    def _row(self, envelope: _Envelope) -> tuple[dict[str, JsonValue], frozenset[str]]:
+        """The row, converted, and what of it is unavailable."""
         reader, raw = envelope.reader, envelope.row
         if reader is None or raw is None:
-            raise MalformedEnvelope(f"a message of operation {change.operation.value} has no row")
+            raise MalformedEnvelope(f"a message of operation {envelope.operation.value} has no row")
         self._check_compatible(envelope.schema_id)
         unavailable = frozenset(self._unavailable(raw, envelope.suspicious))
         row = self._readable(raw, reader, [column for column in raw if column not in unavailable])
@@ -287,8 +305,7 @@ class Decoder:
             for column, value in row.items():
                 if self._placeholder.is_within(value):
                     raise UnresolvedPlaceholder(self._unresolved(column))
-        change = replace(change, row=row, unavailable=unavailable)
-        return change if unavailable else self._rendered(change)
+        return row, unavailable
 
     def _readable(
         self, raw: Mapping[str, Any], reader: Reader, columns: Sequence[str]
@@ -317,21 +334,26 @@ class Decoder:
             check_compatible(self._schema(schema_id), self._needs, self.collection, schema_id)
             self._compatible.add(schema_id)
 
-    def _rendered(self, change: Change) -> Change:
-        """Raises TemplateError, DocumentTooLarge, UnresolvedPlaceholder if the text holds the placeholder."""
-        text = self._template.render(change.row or {})
+    def _text(self, row: Mapping[str, JsonValue]) -> tuple[str, bytes]:
+        """Text and hash. Raises TemplateError, DocumentTooLarge, UnresolvedPlaceholder if it holds the placeholder."""
+        text = self._template.render(row)
         if self._placeholder.is_within(text):
             raise UnresolvedPlaceholder(f"the text of collection {self.collection!r} holds the placeholder")
         size, limit = len(text.encode()), self._spec.max_document_bytes
         if size > limit:
             raise DocumentTooLarge(f"the document has {size} bytes, max_document_bytes is {limit}")
-        return replace(change, text=text, text_hash=text_hash(text, self._template.source))
+        return text, text_hash(text, self._template.source)
 
     def _unresolved(self, column: str) -> str:
         return (
             f"column {column!r} of collection {self.collection!r} is unavailable and not stored: "
             f"set REPLICA IDENTITY FULL on {self._spec.table}"
         )
+
+
+def _check_key(key: str | None, operation: Operation) -> None:
+    if key is None and operation not in _WITHOUT_KEY:
+        raise MalformedEnvelope(f"a message of operation {operation.value} has no key")
 
 
 def _converted(values: Mapping[str, Any], reader: Reader, columns: Sequence[str]) -> dict[str, JsonValue]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from schemas.change import Operation, Origin
 from schemas.errors import MalformedEnvelope
 from schemas.times import instant
+
+#: As Debezium writes it, nearly always.
+_PAIR: Final = re.compile(r'\["([0-9]{1,20})","([0-9]{1,20})"\]\Z')
 
 
 def origin(source: Mapping[str, Any], operation: Operation) -> Origin:
@@ -30,6 +34,9 @@ def sequence(text: str | None) -> tuple[int | None, int | None]:
     """`["123","456"]` or `[null,"456"]`: last commit and this event. Raises MalformedEnvelope."""
     if text is None:
         return None, None
+    numbers = _PAIR.match(text)
+    if numbers is not None:
+        return int(numbers[1]), int(numbers[2])
     try:
         last_commit, lsn = json.loads(text)
         return _integer(last_commit), _integer(lsn)

@@ -97,7 +97,9 @@ def _compile(source: str) -> _Compiled:
         for name in tree.find_all(nodes.Name):
             if name.name in columns and name.name not in by_line.get(name.lineno, ()):
                 by_line[name.lineno] = (*by_line.get(name.lineno, ()), name.name)
-        return _Compiled(_ENVIRONMENT.from_string(_print_operands(tree)), columns, by_line)
+        template = _ENVIRONMENT.from_string(_print_operands(tree))
+        template.globals = {}  # there are none; Jinja would merge its layers of them at each row
+        return _Compiled(template, columns, by_line)
     except TemplateSyntaxError as error:
         raise ValueError(f"template, line {error.lineno}: {error.message}") from None
     except RecursionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -54,6 +55,8 @@ from streams.worker import IntakeNeeds, Parts, Worker
 
 log = structlog.get_logger()
 
+#: Objects that are made before Python's collector looks for rings among them.
+COLLECTED_EACH: Final = 20_000
 #: Kafka is asked for the ends of our topics, and may take so long.
 ENDS_SECONDS: Final = 5.0
 
@@ -86,6 +89,7 @@ def run_worker(settings: Settings, load_encoder: Callable[[str], Encoder] | None
         deadlines.append(deadline)
 
     try:
+        _spare_the_collector()
         asyncio.run(_run(settings, load_encoder or (lambda model: encoder_of(settings, model)), on_stopping))
     except ModelHung as error:
         print(f"upwell: {error}", file=sys.stderr)
@@ -105,6 +109,13 @@ def _leave(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def _spare_the_collector() -> None:
+    """What is imported stays; Python would look through all of it again and again while events come by the thousand."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_EACH)
 
 
 async def _run(

@@ -118,7 +118,7 @@ class WorkerSettings(Strict):
     drain_seconds: float = Field(
         10.0, gt=0, description="a stopping worker that a silent neighbour holds up ends after this"
     )
-    batch_size: int = Field(200, ge=1, le=10_000, description="most changes in one intake transaction")
+    batch_size: int = Field(500, ge=1, le=10_000, description="most changes in one intake transaction")
     load_rows_ahead: int = Field(
         500, ge=1, description="a first load is paused while more records than this wait to be taken in"
     )

@@ -11,11 +11,12 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 from schemas.change import Change, Undecodable
 from schemas.freshness import SlowChange
-from schemas.sink import Claim, IntakePlan, Lane, RecordWrite
+from schemas.sink import Claim, IntakePlan, Lane
 from streams.freshness.sketches import freeze, new_sketch
 
 STAGES: Final = ("capture", "queue", "wait", "embed", "write", "total")
@@ -83,13 +84,23 @@ class Measures:
 
     def delay(self, collection: str, at: datetime, stage: str, seconds: float, weight: int = 1) -> None:
         """Add a delay, `weight` changes with the same one."""
-        if seconds < 0:
-            self.count(collection, at, "clock_negative", weight)
-        place = (collection, _minute(at), stage)
-        self._sketches.setdefault(place, new_sketch()).add(max(seconds, 0.0), weight)
+        self._delays(collection, at, stage, [(seconds, weight)])
+
+    def _delays(self, collection: str, at: datetime, stage: str, found: Sequence[tuple[float, int]]) -> None:
+        """Add delays with their weights, all of one transaction at once: there may be thousands a second."""
+        if not found:
+            return
+        place, observer = (collection, _minute(at), stage), self.observer
+        sketch = self._sketches.get(place)
+        if sketch is None:
+            sketch = self._sketches[place] = new_sketch()
+        for seconds, weight in found:
+            if seconds < 0:
+                self.count(collection, at, "clock_negative", weight)
+            sketch.add(max(seconds, 0.0), weight)
+            if observer is not None:
+                observer.delayed(collection, stage, max(seconds, 0.0), weight)
         self._touched.add(place)
-        if self.observer is not None:
-            self.observer.delayed(collection, stage, max(seconds, 0.0), weight)
 
     def slow(self, change: SlowChange) -> None:
         """Keep it if it is one of the slowest of its collection and minute."""
@@ -108,11 +119,14 @@ class Measures:
 
     def visible(self, collection: str, at: datetime, seconds: float, weight: int = 1) -> None:
         """`weight` changes became searchable: their total delay, and whether the SLO has them as good."""
-        self.delay(collection, at, "total", seconds, weight)
+        self._visible(collection, at, [(seconds, weight)])
+
+    def _visible(self, collection: str, at: datetime, found: Sequence[tuple[float, int]]) -> None:
+        self._delays(collection, at, "total", found)
         threshold = self._thresholds.get(collection)
-        if threshold is not None:
-            is_good = seconds <= threshold
-            self._judge((collection, _minute(at)), weight * is_good, weight * (not is_good))
+        if threshold is not None and found:
+            good = sum(weight for seconds, weight in found if seconds <= threshold)
+            self._judge((collection, _minute(at)), good, sum(weight for _, weight in found) - good)
 
     def _judge(self, place: tuple[str, datetime], good: int, bad: int) -> None:
         before = self._judged.get(place, (0, 0))
@@ -124,23 +138,31 @@ class Measures:
         """After an intake commit: outcomes, the first two stages, and the total of what needs no vector."""
         for outcome, number in plan.outcomes.items():
             self.count(collection, visible_at, f"outcome_{outcome.value}", number)
-        at_kafka: dict[tuple[str | None, datetime], datetime] = {}
-        for event in events:
-            if not isinstance(event, Change) or event.origin.snapshot or event.kafka_at is None:
-                continue
-            if event.origin.committed_at is not None:
-                capture = (event.kafka_at - event.origin.committed_at).total_seconds()
-                at_kafka[event.key, event.origin.committed_at] = event.kafka_at
-                self.delay(collection, visible_at, "capture", capture)
-                self.delay(collection, visible_at, "queue", (visible_at - event.kafka_at).total_seconds())
-        for write in plan.writes:
-            if write.embed == "pending" and write.lane is Lane.LIVE:
-                self.count(collection, visible_at, "to_embed")
-            if write.embed != "pending" and write.committed_since is not None:
-                seconds = (visible_at - write.committed_since).total_seconds()
-                self.visible(collection, visible_at, seconds, write.changes)
-                stages = _intake_stages(write, at_kafka, visible_at)
-                self._slowest(collection, write.key, write.committed_since, visible_at, stages)
+        streamed = [
+            (event.key, event.origin.committed_at, event.kafka_at)
+            for event in events
+            if isinstance(event, Change) and event.kafka_at is not None and not event.origin.snapshot
+        ]
+        passed = [
+            (committed_at, kafka_at) for _, committed_at, kafka_at in streamed if committed_at is not None
+        ]
+        captured = [((kafka_at - committed_at).total_seconds(), 1) for committed_at, kafka_at in passed]
+        self._delays(collection, visible_at, "capture", captured)
+        queued = [((visible_at - kafka_at).total_seconds(), 1) for _, kafka_at in passed]
+        self._delays(collection, visible_at, "queue", queued)
+        at_kafka = {(key, committed_at): kafka_at for key, committed_at, kafka_at in streamed}
+        to_embed = sum(write.embed == "pending" and write.lane is Lane.LIVE for write in plan.writes)
+        self.count(collection, visible_at, "to_embed", to_embed)
+        done = [
+            (write.committed_since, write)
+            for write in plan.writes
+            if write.embed != "pending" and write.committed_since is not None
+        ]
+        waited = [((visible_at - since).total_seconds(), write.changes) for since, write in done]
+        self._visible(collection, visible_at, waited)
+        for since, write in heapq.nsmallest(SLOWEST, done, key=itemgetter(0)):
+            stages = _intake_stages(at_kafka.get((write.key, since)), since, visible_at)
+            self._slowest(collection, write.key, since, visible_at, stages)
         if plan.fence_committed_at is not None:
             self.visible(collection, visible_at, (visible_at - plan.fence_committed_at).total_seconds())
 
@@ -214,13 +236,9 @@ class Measures:
 _Ranked = tuple[float, str, datetime, SlowChange]
 
 
-def _intake_stages(
-    write: RecordWrite, at_kafka: Mapping[tuple[str | None, datetime], datetime], visible_at: datetime
-) -> dict[str, float]:
-    """Of the oldest change that the write folds together, if its Kafka time is known."""
-    since = write.committed_since
-    kafka_at = None if since is None else at_kafka.get((write.key, since))
-    if since is None or kafka_at is None:
+def _intake_stages(kafka_at: datetime | None, since: datetime, visible_at: datetime) -> dict[str, float]:
+    """Of the oldest change that a write folds together, if its Kafka time is known."""
+    if kafka_at is None:
         return {}
     return {
         "capture": (kafka_at - since).total_seconds(),

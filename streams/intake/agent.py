@@ -1,17 +1,26 @@
 """The Faust agent, by the rules of DESIGN 4: no idiom of Faust's survives an exception without losing messages.
 
-One reader task, a queue of one batch, one writer task; acknowledged in arrival order after COMMIT. An exception ends
+One reader task, a buffer of one batch, one writer task; acknowledged in arrival order after COMMIT. An exception ends
 both, the agent and, by CrashingSupervisor, the process: un-acknowledged, to be restarted.
+
+A transaction costs as much as a hundred events and more. Faust gives one event at a time and no faster than the writer
+writes a few, so while the partition is known to hold more the batch waits to be filled; the last event of a partition
+is written at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
 
 from schemas.change import TopicPartition
 from schemas.envelope import RawMessage
 from streams.intake.stage import Intake
+
+#: A batch is not filled for longer, should what is known to be there not come.
+FILL_SECONDS: Final = 0.1
 
 
 def raw_message(event: Any) -> RawMessage:
@@ -27,20 +36,53 @@ def raw_message(event: Any) -> RawMessage:
     )
 
 
-async def consume(stream: Any, intake: Intake, batch_size: int) -> None:
-    """Read and write until the stream ends; the queue of one batch is all that waits in memory."""
+class Batches:
+    """Events in arrival order between the reader and the writer. `is_behind` says of a message whether its partition is
+    known to hold more.
+    """
+
+    def __init__(self, size: int, is_behind: Callable[[Any], bool]) -> None:
+        self._size, self._is_behind = size, is_behind
+        self._events: list[Any] = []
+        self._any, self._enough, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def add(self, event: Any) -> None:
+        """Wait while a whole batch waits."""
+        while len(self._events) >= self._size:
+            self._room.clear()
+            await self._room.wait()
+        self._events.append(event)
+        self._any.set()
+        if len(self._events) >= self._size or not self._is_behind(event.message):
+            self._enough.set()
+
+    async def next(self) -> list[Any]:
+        """All that has come, at most `size`; at once where no more is known to be there."""
+        await self._any.wait()
+        if not self._enough.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), FILL_SECONDS)
+        batch, self._events = self._events, []
+        self._any.clear()
+        self._enough.clear()
+        self._room.set()
+        return batch
+
+
+async def consume(
+    stream: Any, intake: Intake, batch_size: int, is_behind: Callable[[Any], bool] = lambda message: False
+) -> None:
+    """Read and write until the stream ends; one batch is all that waits in memory."""
     unacknowledged = stream.noack()
-    queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=batch_size)
+    batches = Batches(batch_size, is_behind)
 
     async def read() -> None:
         async for event in unacknowledged.events():
-            await queue.put(event)
+            await batches.add(event)
 
     async def write() -> None:
         while True:
-            batch = [await queue.get()]
-            while len(batch) < batch_size and not queue.empty():
-                batch.append(queue.get_nowait())
+            batch = await batches.next()
             await intake.take_in([raw_message(event) for event in batch])
             for event in batch:
                 await unacknowledged.ack(event)

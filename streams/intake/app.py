@@ -24,6 +24,18 @@ MAX_POLL_RECORDS: Final = 100
 STREAM_BUFFER: Final = 1024
 
 
+class RawSchema(faust.Schema):  # type: ignore[misc]
+    """Events with the bytes as they are, without a way through Faust's codecs that changes nothing."""
+
+    def compile(self, app: AppT, **options: Any) -> Any:
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return create_event(message.key, message.value, message.headers, message)
+
+        return decode
+
+
 class IntakeApp(faust.App):  # type: ignore[misc]
     """Faust with positions from the sink, and one place where every crash is heard of."""
 
@@ -32,6 +44,12 @@ class IntakeApp(faust.App):  # type: ignore[misc]
 
     def _new_transport(self) -> PositionedTransport:
         return PositionedTransport(self.conf.broker_consumer, self)
+
+    def on_init_dependencies(self) -> Any:
+        """Without the monitor: it times each event for a web page that is off."""
+        services = list(super().on_init_dependencies())
+        self.sensors.remove(self.monitor)
+        return [service for service in services if service is not self.monitor]
 
     def _crash(self, reason: BaseException) -> None:
         """Whatever service of Faust's crashes ends here; the fetcher's crash alone would leave a worker that idles."""
@@ -114,11 +132,12 @@ def make_app(
 
 
 def _add_agent(app: AppT, topic: str, intake: Intake, batch_size: int) -> None:
-    channel = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    raw = RawSchema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    channel = app.topic(topic, schema=raw)
 
     async def agent(stream: Any) -> None:
         try:
-            await consume(stream, intake, batch_size)
+            await consume(stream, intake, batch_size, app.consumer.is_behind)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
 
 from schemas.change import Change, JsonValue, Operation, Outcome, TopicPartition, Undecodable, Version
 from schemas.sink import Fence, IntakePlan, IntakeView, Lane, OffsetRange, RecordState, RecordWrite
@@ -143,7 +144,9 @@ class _Folded:
         if not self.state.deleted:
             texts = {source: render(source, self.last) for source in sorted(set(templates.values()))}
             hashes = sorted(found[1] for found in texts.values() if found is not None)
-            self.state = replace(self.state, text_hash=b"".join(hashes))
+            joined = b"".join(hashes)
+            if joined != self.state.text_hash:
+                self.state = replace(self.state, text_hash=joined)
             known = self._stored_hashes()
             embeds = {number: _embed(texts[source], known) for number, source in templates.items()}
         embed = next((each for each in ("pending", "remove", "keep") if each in embeds.values()), "remove")
@@ -357,21 +360,15 @@ def _ranges(
     outcomes: Mapping[tuple[TopicPartition, int], Outcome], fenced_at: Collection[tuple[TopicPartition, int]]
 ) -> Iterable[OffsetRange]:
     """Runs of one outcome within a partition, in offset order. A truncate has no key whose row could account for it."""
-    run: OffsetRange | None = None
-    for place, outcome in sorted(outcomes.items()):
-        at, offset = place
-        if outcome in AUDITED_SINGLY and place not in fenced_at:
-            if run is not None:
-                yield run
-            run = None
-        elif run is not None and run.at == at and run.outcome is outcome:
-            run = replace(run, last=offset, count=run.count + 1)
-        else:
-            if run is not None:
-                yield run
-            run = OffsetRange(at, offset, offset, 1, outcome)
-    if run is not None:
-        yield run
+
+    def run_of(entry: tuple[tuple[TopicPartition, int], Outcome]) -> tuple[TopicPartition, Outcome] | None:
+        place, outcome = entry
+        return None if outcome in AUDITED_SINGLY and place not in fenced_at else (place[0], outcome)
+
+    for run, entries in groupby(sorted(outcomes.items()), run_of):
+        if run is not None:
+            offsets = [offset for (_, offset), _ in entries]
+            yield OffsetRange(run[0], offsets[0], offsets[-1], len(offsets), run[1])
 
 
 def as_decoded(template: str, change: Change) -> tuple[str, bytes]:

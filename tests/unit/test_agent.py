@@ -12,7 +12,7 @@ import pytest
 
 from schemas.envelope import RawMessage
 from schemas.errors import PositionConflict
-from streams.intake.agent import consume
+from streams.intake.agent import Batches, consume
 from streams.intake.stage import Intake
 
 
@@ -84,3 +84,44 @@ async def test_what_fails_ends_the_agent_unacknowledged() -> None:
     with pytest.raises(BaseExceptionGroup):
         await _consume(stream, Taking(stream.happened, fails=0), 1)
     assert stream.happened == []
+
+
+def event(offset: int) -> Any:
+    return SimpleNamespace(message=SimpleNamespace(offset=offset))
+
+
+async def test_a_batch_is_filled_while_more_is_known_to_be_there() -> None:
+    """Faust gives one event after the other; a transaction for each few of them would cost ten times as much."""
+    batches = Batches(3, lambda message: message.offset < 4)
+    taken: list[list[int]] = []
+
+    async def take() -> None:
+        while sum(map(len, taken)) < 6:
+            taken.append([each.message.offset for each in await batches.next()])
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(take())
+        for offset in range(6):
+            await batches.add(event(offset))
+            await asyncio.sleep(0.001)
+    assert taken == [[0, 1, 2], [3, 4], [5]], "full, up to the end of what was known, and what came alone"
+
+
+async def test_a_batch_does_not_wait_for_long_for_what_does_not_come() -> None:
+    batches = Batches(3, lambda message: True)
+    await batches.add(event(0))
+    async with asyncio.timeout(5):
+        assert len(await batches.next()) == 1
+
+
+async def test_no_more_than_a_batch_waits_in_memory() -> None:
+    batches = Batches(2, lambda message: True)
+    await batches.add(event(0))
+    await batches.add(event(1))
+    third = asyncio.create_task(batches.add(event(2)))
+    await asyncio.sleep(0.01)
+    assert not third.done()
+    assert len(await batches.next()) == 2
+    async with asyncio.timeout(5):
+        await third
+        assert len(await batches.next()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from faust.types import TP
 from schemas.change import TopicPartition
 from schemas.errors import GapFound
 from streams.intake.app import IntakeApp, faust_settings
-from streams.intake.transport import FETCH_WAIT_MS, PositionedConsumer, PromptThread
+from streams.intake.transport import FETCH_WAIT_MS, FULL_PAUSE_SECONDS, PositionedConsumer, PromptThread
 
 
 async def test_a_fetch_waits_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,106 @@ async def test_h22_a_gap_ends_the_rebalance() -> None:
 async def test_h22_the_app_has_our_consumer(tmp_path: Path) -> None:
     app = IntakeApp(**faust_settings("g", "127.0.0.1:1", "w1", tmp_path, 30.0))
     assert app.transport.Consumer is PositionedConsumer
+
+
+# What a message costs
+
+
+class Delivering(PositionedConsumer):
+    """A consumer that is neither stopped nor started."""
+
+    def __init__(self) -> None:
+        self._stopped, self._crashed = asyncio.Event(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+
+
+async def test_a_delivery_that_need_not_wait_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust waits for each message by four tasks."""
+    assert "self.wait_first(" in inspect.getsource(Consumer._drain_messages), "Faust delivers otherwise now"
+    monkeypatch.setattr(asyncio, "ensure_future", None)
+
+    async def deliver() -> str:
+        return "delivered"
+
+    suspended = asyncio.Event().wait()
+    found = await Delivering().wait_first(deliver(), suspended)
+    assert (found.results, found.stopped) == (["delivered"], False)
+    assert inspect.getcoroutinestate(suspended) == inspect.CORO_CLOSED
+
+
+async def test_a_delivery_that_waits_goes_on_where_it_was() -> None:
+    """Its first step is not done twice, errors come out, and an end of the consumer ends it."""
+    steps: list[str] = []
+    room = asyncio.Event()
+
+    async def deliver() -> str:
+        steps.append("begun")
+        try:
+            await room.wait()
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            steps.append("cancelled")
+            raise
+        steps.append("done")
+        return "delivered"
+
+    asyncio.get_running_loop().call_later(0.01, room.set)
+    async with asyncio.timeout(5):
+        found = await Delivering().wait_first(deliver(), asyncio.Event().wait())
+        assert (found.results, steps) == (["delivered"], ["begun", "done"])
+
+        steps.clear()
+        room.clear()
+        consumer = Delivering()
+        asyncio.get_running_loop().call_later(0.01, consumer._stopped.set)
+        assert (await consumer.wait_first(deliver(), asyncio.Event().wait())).stopped
+        await asyncio.sleep(0)
+        assert steps == ["begun", "cancelled"]
+
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("full")
+
+        with pytest.raises(ValueError, match="full"):
+            await Delivering().wait_first(fail(), asyncio.Event().wait())
+
+
+async def test_a_full_buffer_is_looked_at_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust waits a second for records of the other partitions."""
+    assert "self.sleep(1)" in inspect.getsource(Consumer._wait_next_records), "Faust waits otherwise now"
+    waited: list[float] = []
+
+    async def wait(self: Any, timeout: float) -> None:  # noqa: ASYNC109
+        waited.append(timeout)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        consumer._active_partitions.add(TP("t", 0))
+
+    monkeypatch.setattr(Consumer, "_wait_next_records", wait)
+    consumer = Rebalanced(position=70)
+    consumer.flow_active, consumer._buffered_partitions = True, set[TP]()
+    consumer._active_partitions, consumer._paused_partitions = {TP("t", 1)}, set[TP]()
+    await consumer._wait_next_records(1.0)
+    consumer._buffered_partitions = {TP("t", 0)}
+    await consumer._wait_next_records(1.0)
+    monkeypatch.setattr(consumer, "sleep", sleep)
+    consumer._active_partitions = set()
+    await consumer._wait_next_records(1.0)
+    assert waited == [1.0, FULL_PAUSE_SECONDS, FULL_PAUSE_SECONDS, FULL_PAUSE_SECONDS]
+
+
+@pytest.mark.parametrize(("highwater", "is_behind"), [(None, False), (7, False), (8, False), (9, True)])
+def test_behind_is_what_the_broker_has_more_of(highwater: int | None, is_behind: bool) -> None:
+    consumer = Rebalanced(position=70)
+    consumer._thread = SimpleNamespace(highwater=lambda tp: highwater)  # type: ignore[assignment]
+    assert consumer.is_behind(SimpleNamespace(tp=TP("t", 0), offset=7)) is is_behind
+
+
+def test_of_a_partition_that_was_taken_away_nothing_more_is_known() -> None:
+    def revoked(tp: TP) -> int:
+        raise AssertionError("Partition is not assigned")
+
+    consumer = Rebalanced(position=70)
+    consumer._thread = SimpleNamespace(highwater=revoked)  # type: ignore[assignment]
+    assert not consumer.is_behind(SimpleNamespace(tp=TP("t", 0), offset=7))

@@ -8,14 +8,14 @@ SELECT pg_advisory_xact_lock(hashtext('upwell.collection'), hashtext(%(collectio
 -- name: lock_positions
 -- A second owner of a partition waits here, and then fails its compare-and-set.
 SELECT topic, partition, next_offset FROM upwell.position
- WHERE (topic, partition) IN (SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[]))
+ WHERE (topic, partition) IN (SELECT * FROM unnest(%(topics)b::text[], %(partitions)b::int[]))
  ORDER BY topic, partition FOR UPDATE
 
 -- name: lock_records
 -- Its own statement after the locks above, so that its snapshot is fresh (H14, H15).
 SELECT _key, _deleted, _text_hash, _lineage, _offset, _streamed, _lsn, _sequence_last_commit, _transaction_id,
-       _fence_lsn, _committed_at, CASE WHEN _key = ANY(%(with_rows)s::text[]) THEN _row END AS _row
-  FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR UPDATE
+       _fence_lsn, _committed_at, CASE WHEN _key = ANY(%(with_rows)b::text[]) THEN _row END AS _row
+  FROM {record} WHERE _key = ANY(%(keys)b::text[]) ORDER BY _key FOR UPDATE
 
 -- name: intake_state
 -- Fence, the generations that are fed with their templates (those that exist: filling, live and retired), keys whose
@@ -24,7 +24,7 @@ SELECT fence_lineage, fence_lsn,
        ARRAY(SELECT number FROM upwell.generation g WHERE g.collection = c.name AND state <> 'dropped' ORDER BY 1),
        ARRAY(SELECT template FROM upwell.generation g WHERE g.collection = c.name AND state <> 'dropped' ORDER BY number),
        ARRAY(SELECT r.key FROM upwell.repair r JOIN {record} s ON s._key = r.key
-              WHERE r.collection = c.name AND r.key = ANY(%(keys)s::text[]) AND r.asked
+              WHERE r.collection = c.name AND r.key = ANY(%(keys)b::text[]) AND r.asked
                 AND (s._lineage, s._offset) = (r.lineage, r."offset")),
        (SELECT coalesce(max(number), 0) FROM upwell.lineage),
        (SELECT w.watermark FROM upwell.watermark w
@@ -59,7 +59,7 @@ RETURNING _key
 -- name: close_fenced_dead_letters
 UPDATE upwell.dead_letter
    SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
- WHERE collection = %(collection)s AND closed_at IS NULL AND stage = 'embed' AND key = ANY(%(keys)s::text[])
+ WHERE collection = %(collection)s AND closed_at IS NULL AND stage = 'embed' AND key = ANY(%(keys)b::text[])
 
 -- name: upsert_records
 -- Guarded once more by version; fewer rows than sent means that somebody else wrote meanwhile.
@@ -68,9 +68,9 @@ INSERT INTO {record} AS r
         _transaction_id, _fence_lsn, _committed_at, _taken_in_at{columns})
 SELECT u.key, u.row, u.text_hash, u.lineage, u.partition, u."offset", u.deleted, u.streamed, u.lsn,
        u.sequence_last_commit, u.transaction_id, u.fence_lsn, u.committed_at, clock_timestamp(){values}
-  FROM unnest(%(keys)s::text[], %(rows)s::jsonb[], %(text_hashes)s::bytea[], %(lineages)s::int[],
-              %(partitions)s::int[], %(offsets)s::bigint[], %(deleted)s::bool[], %(streamed)s::bool[], %(lsns)s::bigint[],
-              %(commits)s::bigint[], %(transactions)s::bigint[], %(fences)s::bigint[], %(committed)s::timestamptz[])
+  FROM unnest(%(keys)b::text[], %(rows)b::jsonb[], %(text_hashes)b::bytea[], %(lineages)b::int[],
+              %(partitions)b::int[], %(offsets)b::bigint[], %(deleted)b::bool[], %(streamed)b::bool[], %(lsns)b::bigint[],
+              %(commits)b::bigint[], %(transactions)b::bigint[], %(fences)b::bigint[], %(committed)b::timestamptz[])
        AS u(key, row, text_hash, lineage, partition, "offset", deleted, streamed, lsn, sequence_last_commit,
             transaction_id, fence_lsn, committed_at)
   LEFT JOIN LATERAL jsonb_to_record(u.row) AS p({types}) ON true
@@ -84,15 +84,15 @@ ON CONFLICT (_key) DO UPDATE
  WHERE (r._lineage, r._offset) < (excluded._lineage, excluded._offset)
 
 -- name: remove_pending
-DELETE FROM upwell.pending WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+DELETE FROM upwell.pending WHERE collection = %(collection)s AND key = ANY(%(keys)b::text[])
 
 -- name: remove_pending_of
 -- Of generations in whose template the text is empty.
 DELETE FROM upwell.pending
- WHERE collection = %(collection)s AND generation = ANY(%(generations)s::int[]) AND key = ANY(%(keys)s::text[])
+ WHERE collection = %(collection)s AND generation = ANY(%(generations)b::int[]) AND key = ANY(%(keys)b::text[])
 
 -- name: remove_embeddings
-DELETE FROM {embedding} WHERE key = ANY(%(keys)s::text[])
+DELETE FROM {embedding} WHERE key = ANY(%(keys)b::text[])
 
 -- name: upsert_pending
 -- `pending_since` is the oldest unreflected commit; of a claimed row it stays, and `next_since` is the first after the claim
@@ -103,9 +103,9 @@ INSERT INTO upwell.pending AS p
 SELECT %(collection)s, g.number, u.key, u.lineage, u."offset", CASE WHEN g.state = 'live' THEN u.lane ELSE 'backfill' END,
        coalesce(u.since, clock_timestamp()) + c.threshold_seconds * interval '1 second',
        u.since, u.changes, clock_timestamp(), clock_timestamp()
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(lanes)s::text[],
-              %(since)s::timestamptz[], %(changes)s::int[]) AS u(key, lineage, "offset", lane, since, changes)
-  JOIN upwell.generation g ON g.collection = %(collection)s AND g.number = ANY(%(generations)s::int[])
+  FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[], %(lanes)b::text[],
+              %(since)b::timestamptz[], %(changes)b::int[]) AS u(key, lineage, "offset", lane, since, changes)
+  JOIN upwell.generation g ON g.collection = %(collection)s AND g.number = ANY(%(generations)b::int[])
  CROSS JOIN (SELECT threshold_seconds FROM upwell.collection WHERE name = %(collection)s) AS c
 ON CONFLICT (collection, generation, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset",
@@ -125,7 +125,7 @@ ON CONFLICT (collection, generation, key) DO UPDATE
 -- embed stage stays open while the text is kept in its generation: it is still the one that could not be embedded.
 UPDATE upwell.dead_letter d
    SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(kept)s::text[])
+  FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[], %(kept)b::text[])
        AS u(key, lineage, "offset", kept)
  WHERE d.collection = %(collection)s AND d.closed_at IS NULL AND d.key = u.key
    AND (d.lineage, d."offset") < (u.lineage, u."offset") AND (d.stage = 'intake' OR d.generation <> ALL(u.kept::int[]))
@@ -135,9 +135,9 @@ INSERT INTO upwell.dead_letter
        (collection, stage, topic, partition, lineage, "offset", key, key_bytes, value_bytes, headers, error_class, error,
         committed_at)
 SELECT %(collection)s, 'intake', * FROM
-       unnest(%(topics)s::text[], %(partitions)s::int[], %(lineages)s::int[], %(offsets)s::bigint[], %(keys)s::text[],
-              %(key_bytes)s::bytea[], %(value_bytes)s::bytea[], %(headers)s::jsonb[], %(classes)s::text[],
-              %(errors)s::text[], %(committed)s::timestamptz[])
+       unnest(%(topics)b::text[], %(partitions)b::int[], %(lineages)b::int[], %(offsets)b::bigint[], %(keys)b::text[],
+              %(key_bytes)b::bytea[], %(value_bytes)b::bytea[], %(headers)b::jsonb[], %(classes)b::text[],
+              %(errors)b::text[], %(committed)b::timestamptz[])
 ON CONFLICT DO NOTHING
 
 -- name: insert_audit
@@ -145,20 +145,20 @@ INSERT INTO upwell.audit
        (collection, action, key, topic, partition, first_offset, last_offset, count, lineage, lsn, transaction_id,
         committed_at, text_hash)
 SELECT %(collection)s, * FROM
-       unnest(%(actions)s::text[], %(keys)s::text[], %(topics)s::text[], %(partitions)s::int[], %(first)s::bigint[],
-              %(last)s::bigint[], %(counts)s::int[], %(lineages)s::int[], %(lsns)s::bigint[],
-              %(transactions)s::bigint[], %(committed)s::timestamptz[], %(text_hashes)s::bytea[])
+       unnest(%(actions)b::text[], %(keys)b::text[], %(topics)b::text[], %(partitions)b::int[], %(first)b::bigint[],
+              %(last)b::bigint[], %(counts)b::int[], %(lineages)b::int[], %(lsns)b::bigint[],
+              %(transactions)b::bigint[], %(committed)b::timestamptz[], %(text_hashes)b::bytea[])
 
 -- name: move_positions
 -- Compare-and-set: another value means another owner, or a sink that was restored (H21).
 UPDATE upwell.position p SET next_offset = u.next, updated_at = clock_timestamp()
-  FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[])
+  FROM unnest(%(topics)b::text[], %(partitions)b::int[], %(expected)b::bigint[], %(next)b::bigint[])
        AS u(topic, partition, expected, next)
  WHERE p.topic = u.topic AND p.partition = u.partition AND p.next_offset = u.expected
 
 -- name: first_positions
 INSERT INTO upwell.position (topic, partition, next_offset)
-SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint[])
+SELECT * FROM unnest(%(topics)b::text[], %(partitions)b::int[], %(next)b::bigint[])
 ON CONFLICT DO NOTHING
 
 -- name: want_repairs
@@ -166,13 +166,13 @@ ON CONFLICT DO NOTHING
 -- as the collection needs it; then the record may be a marker that stands for it.
 INSERT INTO upwell.repair AS r (collection, key, lineage, "offset", committed_at)
 SELECT %(collection)s, _key, _lineage, _offset, _committed_at FROM {record}
- WHERE _key = ANY(%(keys)s::text[])
+ WHERE _key = ANY(%(keys)b::text[])
 ON CONFLICT (collection, key) DO UPDATE
    SET lineage = excluded.lineage, "offset" = excluded."offset", asked = false, looked_at = NULL,
        requested_at = clock_timestamp(), committed_at = least(r.committed_at, excluded.committed_at)
 
 -- name: finish_repairs
-DELETE FROM upwell.repair WHERE collection = %(collection)s AND key = ANY(%(keys)s::text[])
+DELETE FROM upwell.repair WHERE collection = %(collection)s AND key = ANY(%(keys)b::text[])
 
 -- name: notify_pending
 SELECT pg_notify('upwell_pending', %(collection)s)
@@ -181,7 +181,7 @@ SELECT pg_notify('upwell_pending', %(collection)s)
 SELECT clock_timestamp()
 
 -- name: positions
-SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)s::text[])
+SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(topics)b::text[])
 
 -- name: claim
 -- Of the live lane what can still be searchable in time, earliest deadline first; what is late already comes after it, the
@@ -192,17 +192,17 @@ SELECT topic, partition, next_offset FROM upwell.position WHERE topic = ANY(%(to
 WITH l AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
      WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()
-       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
+       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))
        AND (token IS NULL OR lease_until < clock_timestamp())
      ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), o AS MATERIALIZED (
     SELECT collection, generation, key, deadline FROM upwell.pending
      WHERE lane = 'live' AND deadline <= statement_timestamp() AND available_at <= clock_timestamp()
-       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))
+       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))
        AND (token IS NULL OR lease_until < clock_timestamp())
      ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), b AS MATERIALIZED (
-    SELECT f.* FROM unnest(%(collections)s::text[], %(generations)s::int[]) AS g(collection, generation)
+    SELECT f.* FROM unnest(%(collections)b::text[], %(generations)b::int[]) AS g(collection, generation)
      CROSS JOIN LATERAL (
         SELECT collection, generation, key, deadline FROM upwell.pending
          WHERE lane = 'backfill' AND collection = g.collection AND generation = g.generation
@@ -234,44 +234,44 @@ RETURNING p.collection, p.generation, p.key, p.lineage, p."offset", p.token::tex
           p.taken_in_at, p.claimed_at, p.changes, p.deadline
 
 -- name: claimed_rows
-SELECT _key, _row FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted
+SELECT _key, _row FROM {record} WHERE _key = ANY(%(keys)b::text[]) AND NOT _deleted
 
 -- name: drop_pending
 DELETE FROM upwell.pending
  WHERE (collection, generation, key, token) IN
        (SELECT %(collection)s, %(generation)s, u.key, u.token
-          FROM unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token))
+          FROM unnest(%(keys)b::text[], %(tokens)b::uuid[]) AS u(key, token))
 
 -- name: known_hashes
-SELECT DISTINCT chunk_hash FROM {embedding} WHERE chunk_hash = ANY(%(hashes)s::bytea[])
+SELECT DISTINCT chunk_hash FROM {embedding} WHERE chunk_hash = ANY(%(hashes)b::bytea[])
 
 -- name: own_hashes
-SELECT key, array_agg(chunk_hash) FROM {embedding} WHERE key = ANY(%(keys)s::text[]) GROUP BY key
+SELECT key, array_agg(chunk_hash) FROM {embedding} WHERE key = ANY(%(keys)b::text[]) GROUP BY key
 
 -- name: lock_records_to_embed
-SELECT _key, _deleted FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR NO KEY UPDATE
+SELECT _key, _deleted FROM {record} WHERE _key = ANY(%(keys)b::text[]) ORDER BY _key FOR NO KEY UPDATE
 
 -- name: lock_claims
 -- By token: a row that was deleted, made anew or leased to another is not found (H13).
 SELECT p.key, p.lineage, p."offset" FROM upwell.pending p
-  JOIN unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
+  JOIN unnest(%(keys)b::text[], %(tokens)b::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
  WHERE p.collection = %(collection)s AND p.generation = %(generation)s
  ORDER BY p.key FOR UPDATE OF p
 
 -- name: stored_vectors
 -- Kept and copied vectors are read here, in the transaction that writes them (H17).
-SELECT DISTINCT ON (chunk_hash) chunk_hash, embedding::text FROM {embedding} WHERE chunk_hash = ANY(%(hashes)s::bytea[])
+SELECT DISTINCT ON (chunk_hash) chunk_hash, embedding::text FROM {embedding} WHERE chunk_hash = ANY(%(hashes)b::bytea[])
 
 -- name: cut_embeddings
 -- Chunks beyond the end of the new document.
-DELETE FROM {embedding} e USING unnest(%(keys)s::text[], %(counts)s::int[]) AS u(key, count)
+DELETE FROM {embedding} e USING unnest(%(keys)b::text[], %(counts)b::int[]) AS u(key, count)
  WHERE e.key = u.key AND e.chunk_no >= u.count
 
 -- name: upsert_embeddings
 -- A row is rewritten only where the hash changed: the HNSW index is what costs.
 INSERT INTO {embedding} AS e (key, chunk_no, chunk_hash, chunk_text, embedding, embedded_at)
 SELECT u.key, u.chunk_no, u.chunk_hash, u.chunk_text, u.embedding::vector, clock_timestamp()
-  FROM unnest(%(keys)s::text[], %(numbers)s::int[], %(hashes)s::bytea[], %(texts)s::text[], %(vectors)s::text[])
+  FROM unnest(%(keys)b::text[], %(numbers)b::int[], %(hashes)b::bytea[], %(texts)b::text[], %(vectors)b::text[])
        AS u(key, chunk_no, chunk_hash, chunk_text, embedding)
 ON CONFLICT (key, chunk_no) DO UPDATE
    SET chunk_hash = excluded.chunk_hash, chunk_text = excluded.chunk_text, embedding = excluded.embedding,
@@ -286,7 +286,7 @@ UPDATE upwell.pending p
        deadline = coalesce(p.next_since, clock_timestamp()) + c.threshold_seconds * interval '1 second',
        pending_since = next_since, next_since = NULL, changes = next_changes, next_changes = 0
   FROM upwell.collection c
- WHERE c.name = %(collection)s AND p.collection = c.name AND generation = %(generation)s AND key = ANY(%(keys)s::text[])
+ WHERE c.name = %(collection)s AND p.collection = c.name AND generation = %(generation)s AND key = ANY(%(keys)b::text[])
 
 -- name: return_claims
 -- Unwritten claims: what came meanwhile is folded back in.
@@ -296,7 +296,7 @@ UPDATE upwell.pending p
        attempts = attempts + %(attempts)s, last_error = %(error)s,
        pending_since = least(pending_since, next_since), next_since = NULL, changes = changes + next_changes,
        next_changes = 0
-  FROM unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token)
+  FROM unnest(%(keys)b::text[], %(tokens)b::uuid[]) AS u(key, token)
  WHERE p.collection = %(collection)s AND p.generation = %(generation)s AND p.key = u.key AND p.token = u.token
 
 -- name: audit_embeddings
@@ -304,7 +304,7 @@ INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_o
 SELECT %(collection)s, 'embedded', u.key, u.lineage, u."offset", u."offset", %(generation)s, r._text_hash, u.chunks,
        jsonb_build_object('encoded', u.encoded, 'model', (SELECT model FROM upwell.generation
                            WHERE collection = %(collection)s AND number = %(generation)s))
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[], %(counts)s::int[], %(encoded)s::int[])
+  FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[], %(counts)b::int[], %(encoded)b::int[])
        AS u(key, lineage, "offset", chunks, encoded)
   JOIN {record} r ON r._key = u.key
 
@@ -328,7 +328,7 @@ UPDATE upwell.pending p
        pending_since = least(p.pending_since, p.next_since), next_since = NULL, changes = p.changes + p.next_changes,
        next_changes = 0
   FROM (SELECT p.key, p.token FROM upwell.pending p
-          JOIN unnest(%(keys)s::text[], %(tokens)s::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
+          JOIN unnest(%(keys)b::text[], %(tokens)b::uuid[]) AS u(key, token) ON p.key = u.key AND p.token = u.token
          WHERE p.collection = %(collection)s AND p.generation = %(generation)s
          ORDER BY p.key FOR UPDATE OF p) AS mine
  WHERE p.collection = %(collection)s AND p.generation = %(generation)s AND p.key = mine.key AND p.token = mine.token
@@ -364,7 +364,7 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
 -- name: add_counters
 INSERT INTO upwell.counter AS c (collection, minute, name, writer, value)
 SELECT u.collection, u.minute, u.name, %(writer)s, u.value
-  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(names)s::text[], %(values)s::bigint[])
+  FROM unnest(%(collections)b::text[], %(minutes)b::timestamptz[], %(names)b::text[], %(values)b::bigint[])
        AS u(collection, minute, name, value)
 ON CONFLICT (collection, minute, name, writer) DO UPDATE SET value = c.value + excluded.value
 
@@ -374,18 +374,18 @@ WITH gone AS (
     DELETE FROM upwell.slow_change
      WHERE (collection, bucket, writer) IN (
            SELECT u.collection, u.bucket, %(writer)s
-             FROM unnest(%(collections)s::text[], %(buckets)s::timestamptz[]) AS u(collection, bucket))
+             FROM unnest(%(collections)b::text[], %(buckets)b::timestamptz[]) AS u(collection, bucket))
 )
 INSERT INTO upwell.slow_change (collection, bucket, writer, key, seconds, committed_at, visible_at, stages)
 SELECT u.collection, u.bucket, %(writer)s, u.key, u.seconds, u.committed_at, u.visible_at, u.stages
-  FROM unnest(%(collections)s::text[], %(buckets)s::timestamptz[], %(keys)s::text[], %(seconds)s::float8[],
-              %(committed)s::timestamptz[], %(visible)s::timestamptz[], %(stages)s::jsonb[])
+  FROM unnest(%(collections)b::text[], %(buckets)b::timestamptz[], %(keys)b::text[], %(seconds)b::float8[],
+              %(committed)b::timestamptz[], %(visible)b::timestamptz[], %(stages)b::jsonb[])
        AS u(collection, bucket, key, seconds, committed_at, visible_at, stages)
 
 -- name: set_sketches
 INSERT INTO upwell.delay (collection, minute, stage, writer, sketch)
 SELECT u.collection, u.minute, u.stage, %(writer)s, u.sketch
-  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(stages)s::text[], %(sketches)s::jsonb[])
+  FROM unnest(%(collections)b::text[], %(minutes)b::timestamptz[], %(stages)b::text[], %(sketches)b::jsonb[])
        AS u(collection, minute, stage, sketch)
 ON CONFLICT (collection, minute, stage, writer) DO UPDATE SET sketch = excluded.sketch
 
@@ -393,7 +393,7 @@ ON CONFLICT (collection, minute, stage, writer) DO UPDATE SET sketch = excluded.
 -- Many write to a row, all in the order of its key. A collection that was removed meanwhile has no history any more.
 INSERT INTO upwell.freshness_history AS h (collection, bucket, good, bad)
 SELECT u.collection, u.minute, u.good, u.bad
-  FROM unnest(%(collections)s::text[], %(minutes)s::timestamptz[], %(good)s::bigint[], %(bad)s::bigint[])
+  FROM unnest(%(collections)b::text[], %(minutes)b::timestamptz[], %(good)b::bigint[], %(bad)b::bigint[])
        AS u(collection, minute, good, bad)
   JOIN upwell.collection c ON c.name = u.collection
  ORDER BY u.collection, u.minute
@@ -401,7 +401,7 @@ ON CONFLICT (collection, bucket) DO UPDATE SET good = h.good + excluded.good, ba
 
 -- name: keep
 -- For this session, whatever the defaults of server, database and role are.
-SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)
+SELECT set_config(name, value, false) FROM unnest(%(names)b::text[], %(values)b::text[]) AS s(name, value)
 
 -- name: take_slot
 SELECT pg_try_advisory_lock(hashtext('upwell.worker'), hashtext(%(slot)s))
@@ -461,28 +461,28 @@ SELECT r.key, r.lineage, r."offset", s._transaction_id, s._key IS NOT NULL AS wa
 -- name: looked_at_repairs
 UPDATE upwell.repair SET looked_at = clock_timestamp(), asked = asked OR %(asked)s
  WHERE collection = %(collection)s
-   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
+   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[]))
 
 -- name: drop_repairs
 DELETE FROM upwell.repair
  WHERE collection = %(collection)s
-   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
+   AND (key, lineage, "offset") IN (SELECT * FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[]))
 
 -- name: lock_absent
 -- Of keys that the source does not have, those whose record is still the version that was looked for.
 SELECT _key FROM {record}
  WHERE NOT _deleted
-   AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]))
+   AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[]))
  ORDER BY _key FOR UPDATE
 
 -- name: mark_absent
 -- It keeps its version, and what says which replays it has seen.
-UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = ''{emptied} WHERE _key = ANY(%(keys)s::text[])
+UPDATE {record} SET _deleted = true, _row = NULL, _text_hash = ''{emptied} WHERE _key = ANY(%(keys)b::text[])
 
 -- name: audit_absent
 INSERT INTO upwell.audit (collection, action, key, lineage, first_offset, last_offset, detail)
 SELECT %(collection)s, 'deleted', _key, _lineage, _offset, _offset, jsonb_build_object('reason', %(reason)s::text)
-  FROM {record} WHERE _key = ANY(%(keys)s::text[])
+  FROM {record} WHERE _key = ANY(%(keys)b::text[])
 
 -- name: generation_numbers
 SELECT number FROM upwell.generation WHERE collection = %(collection)s AND state <> 'dropped'
@@ -490,7 +490,7 @@ SELECT number FROM upwell.generation WHERE collection = %(collection)s AND state
 -- name: close_absent_dead_letters
 UPDATE upwell.dead_letter d
    SET closed_at = clock_timestamp(), closed_by = 'superseded', key_bytes = NULL, value_bytes = NULL, headers = NULL
-  FROM unnest(%(keys)s::text[], %(lineages)s::int[], %(offsets)s::bigint[]) AS u(key, lineage, "offset")
+  FROM unnest(%(keys)b::text[], %(lineages)b::int[], %(offsets)b::bigint[]) AS u(key, lineage, "offset")
  WHERE d.collection = %(collection)s AND d.key = u.key AND closed_at IS NULL
    AND (d.lineage, d."offset") <= (u.lineage, u."offset")
 
