@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 from schemas.errors import SettingsError
 
 IDENTIFIER: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+_CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 #: Columns of every view `upwell.C` that are ours (DESIGN 8): no key or metadata column may have their names.
 VIEW_COLUMNS: Final = (
@@ -60,6 +63,26 @@ RESERVED_COLLECTIONS: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """`SCHEME:PLACE`, with `int8:` before it for the int8 variant, whose vectors are others: another model."""
+
+    scheme: str
+    place: str
+    is_int8: bool
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Raises SettingsError."""
+        rest = name.removeprefix("int8:")
+        scheme, _, place = rest.partition(":")
+        if scheme not in {"path", "package", "hub"} or not place:
+            raise SettingsError(
+                f"model {name!r}: write path:DIR, package:MODULE or hub:NAME, or int8: before one of these"
+            )
+        return cls(scheme, place, rest != name)
+
+
 def check_identifier(name: str, what: str) -> str:
     """Return `name`, or raise SettingsError: only `[a-z_][a-z0-9_]{0,62}` ever reaches SQL or Debezium."""
     if not IDENTIFIER.fullmatch(name):
@@ -71,7 +94,7 @@ def check_identifier(name: str, what: str) -> str:
 
 def canonical_key(values: Sequence[object]) -> str:
     """The key as `pending`, the audit and the command line write it: a JSON array in key column order."""
-    return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+    return _CANONICAL.encode(list(values))
 
 
 def key_values(columns: Sequence[str], words: Sequence[str]) -> list[object]:

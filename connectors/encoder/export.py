@@ -5,7 +5,8 @@
     CACHE/models/KEY.part    being made; what a killed export left is removed by the next one
 
 KEY is a hash of the model's files and of the versions that export and run it: another torch or ONNX Runtime exports
-anew, and checks parity anew.
+anew, and checks parity anew. What such a change leaves behind goes when an export of the same model is made and nobody
+has loaded the old one for a month.
 """
 
 from __future__ import annotations
@@ -18,19 +19,23 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from connectors.encoder.directory import model_identity
-from connectors.encoder.onnx import Manifest
+from connectors.encoder.onnx import MANIFEST, Manifest
 from schemas.errors import ModelUnavailable
+from schemas.names import ModelName
 
 Progress = Callable[[str], None]
 
 #: Of what is written here; a greater one exports anew.
 FORMAT: Final = 1
+#: An older environment on the same machine may still start with its own export.
+UNUSED_SECONDS: Final = 30 * 86_400.0
 PACKAGES: Final = (
     "torch",
     "transformers",
@@ -59,9 +64,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def place(cache: Path, identity: str) -> Path:
-    """Where the export of a model's files is, made or not."""
-    facts = json.dumps([identity, versions()], sort_keys=True)
+def place(cache: Path, name: str, identity: str) -> Path:
+    """Where the export of model `name` with files of `identity` is, made or not; the int8 variant has its own."""
+    variant = ["int8"] if ModelName.parse(name).is_int8 else []
+    facts = json.dumps([identity, versions(), *variant], sort_keys=True)
     return cache / "models" / hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -82,7 +88,7 @@ def exported(
     Raises ExportFailed, ModelUnavailable.
     """
     identity = model_identity(source)
-    directory = place(cache, identity)
+    directory = place(cache, name, identity)
     found = None if force else cached(directory)
     if found is None:
         try:
@@ -110,11 +116,28 @@ def _made(name: str, where: tuple[Path, str, Path], progress: Progress, force: b
             part.rename(directory)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+        _remove_unused(name, directory)
         found = cached(directory)
         if found is None:
             raise ExportFailed(f"{directory} is not whole")
         progress(f"model {name}: {said(found)}")
         return found
+
+
+def used(directory: Path) -> None:
+    """Note that an export is loaded."""
+    with contextlib.suppress(OSError):
+        os.utime(directory / MANIFEST)
+
+
+def _remove_unused(name: str, kept: Path) -> None:
+    """Other exports of the model that nobody has loaded for long. A process that has one open keeps what it has."""
+    for directory in kept.parent.iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if directory == kept or Manifest.read(directory).model != name:
+                continue
+            if time.time() - (directory / MANIFEST).stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(directory)
 
 
 def said(manifest: Manifest) -> str:

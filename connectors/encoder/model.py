@@ -13,10 +13,11 @@ from typing import Final, Literal
 from connectors.encoder.batches import BatchingEncoder
 from connectors.encoder.calibration import calibrated, key_of
 from connectors.encoder.directory import model_directory
-from connectors.encoder.export import ExportFailed, exported
+from connectors.encoder.export import ExportFailed, exported, used
 from connectors.encoder.onnx import OnnxEncoder
 from connectors.encoder.torch import load_torch
-from schemas.errors import ModelUnavailable
+from schemas.errors import ModelUnavailable, SettingsError
+from schemas.names import ModelName
 
 Runtime = Literal["auto", "onnx", "torch"]
 Progress = Callable[[str], None]
@@ -50,6 +51,15 @@ def choose(runtime: Runtime, device: str | None = None, devices: Path = Path("/d
     return Choice("torch", f"an accelerator, {found}")
 
 
+def choose_for(name: str, runtime: Runtime, device: str | None = None) -> Choice:
+    """What `runtime` means for model `name` on this machine. Raises SettingsError for the int8 variant with torch."""
+    if not ModelName.parse(name).is_int8:
+        return choose(runtime, device)
+    if runtime == "torch":
+        raise SettingsError(f"model {name}: int8 runs with ONNX only; set model.runtime to auto or onnx")
+    return Choice("onnx", "int8 runs with ONNX only")
+
+
 def load_encoder(
     name: str,
     threads: int | None = None,
@@ -59,7 +69,8 @@ def load_encoder(
     runtime: Runtime = "auto",
     progress: Progress = _LOG.warning,
 ) -> BatchingEncoder:
-    """Load `path:DIR`, `package:MODULE` (with a `MODEL_DIR`) or `hub:NAME`; the first two without any network.
+    """Load `path:DIR`, `package:MODULE` (with a `MODEL_DIR`) or `hub:NAME`; the first two without any network. `int8:`
+    before it is for the variant with int8 weights, which runs with ONNX only.
 
     `threads`: of one encode call; None is one with ONNX Runtime and torch's own choice with torch. `device`: torch's
     name of it; None takes the best there is. `cache`: below it exports lie; the first load of a model makes one
@@ -67,17 +78,20 @@ def load_encoder(
     is used because a model does not export. Raises ModelUnavailable saying what was looked for, or, with
     `runtime="onnx"`, why there is no export.
     """
-    if choose(runtime, device).runtime == "torch":
+    if choose_for(name, runtime, device).runtime == "torch":
         return load_torch(name, threads, device)
     try:
         return _load_onnx(name, threads, cache, progress)
     except ExportFailed as error:
-        if runtime == "onnx":
-            raise ModelUnavailable(
-                f"model {name} cannot run with ONNX: {error}; set model.runtime to auto or torch"
-            ) from error
+        if runtime == "onnx" or ModelName.parse(name).is_int8:  # vectors of another model are no way out
+            raise ModelUnavailable(f"model {name} cannot run with ONNX: {error}; {_instead(name)}") from error
         progress(f"model {name} runs with torch, not ONNX: {error}")
         return load_torch(name, threads, device)
+
+
+def _instead(name: str) -> str:
+    variant = ModelName.parse(name).is_int8
+    return "write its name without int8:" if variant else "set model.runtime to auto or torch"
 
 
 def source_of(name: str) -> Path:
@@ -94,11 +108,13 @@ def source_of(name: str) -> Path:
 def _load_onnx(name: str, threads: int | None, cache: Path, progress: Progress) -> OnnxEncoder:
     """Raises ExportFailed, ModelUnavailable."""
     directory, manifest = exported(name, source_of(name), cache, progress)
+    used(directory)
     if manifest.problem is not None:
         raise ExportFailed(manifest.problem)
     try:
         encoder = OnnxEncoder(name, directory, manifest, threads or 1)
-        encoder.batch_tokens = calibrated(directory, onnx_key(threads), encoder.call_seconds).tokens
+        if not encoder.is_int8:
+            encoder.batch_tokens = calibrated(directory, onnx_key(threads), encoder.call_seconds).tokens
         return encoder
     except Exception as error:  # whatever ONNX Runtime raises: the files are not what was checked
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from connectors.encoder.batches import BATCH_TEXTS, BatchingEncoder
+from schemas.names import ModelName
 
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "model.onnx"
@@ -70,6 +71,11 @@ class OnnxEncoder(BatchingEncoder):
 
     def __init__(self, name: str, directory: Path, manifest: Manifest, threads: int = 1) -> None:
         super().__init__(name, manifest.tokenizer_json, manifest.dimension)
+        self.is_int8 = ModelName.parse(name).is_int8
+        if self.is_int8:
+            self._batch_texts = (
+                1  # activations are scaled by what the batch has: a vector would depend on its company
+            )
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._threads = threads
         self._use(Tokenizer.from_str(manifest.tokenizer_json), manifest, _session(directory / GRAPH, threads))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from connectors.encoder.batches import BATCH_TEXTS, BATCH_TOKENS, BatchingEncoder
 from connectors.encoder.directory import model_directory, model_identity, quiet
 from schemas.errors import ModelUnavailable
+from schemas.names import ModelName
 
 #: An accelerator wants larger batches.
 ACCELERATOR_FACTOR: Final = 32
@@ -25,13 +26,13 @@ def load_torch(
     `threads`: torch's threads in this process. `device`: torch's name of it; None takes the best there is.
     Raises ModelUnavailable saying what was looked for.
     """
-    scheme, _, rest = name.partition(":")
-    local = None if scheme == "hub" else model_directory(name)
+    which = ModelName.parse(name)
+    local = None if which.scheme == "hub" else model_directory(name)
     quiet(offline=local is not None)
     try:
-        model = _load(str(local or rest), local is not None, threads, device)
+        model = _load(str(local or which.place), local is not None, threads, device)
     except Exception as error:  # whatever transformers, torch or the network raise: the model is not there
-        looked_for = f"in {local}" if local else f"{rest} on the Hugging Face hub or in its cache"
+        looked_for = f"in {local}" if local else f"{which.place} on the Hugging Face hub or in its cache"
         reason = str(error).strip().split("\n", 1)[0][:200]
         raise ModelUnavailable(f"model {name} cannot be loaded ({looked_for}): {reason}") from error
     return SentenceTransformersEncoder(name, model, local or model_directory(name))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from schemas.names import ModelName
 from schemas.spec import ModelSpec
 from streams.benchmark.line import KEPT, NotMeasured, plain_environment
 from streams.settings import Settings
@@ -110,7 +111,7 @@ def _encoder(runtime: str) -> Any:
 
     directory = model_directory(settings.model.name)
     quiet(offline=directory is not None)
-    model = SentenceTransformer(str(directory or settings.model.name.partition(":")[2]))
+    model = SentenceTransformer(str(directory or ModelName.parse(settings.model.name).place))
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
 

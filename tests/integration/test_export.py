@@ -132,7 +132,7 @@ def test_a_model_that_does_not_export_runs_with_torch(make: Make, tmp_path: Path
     """What a prompt that is left out of pooling needs depends on values, which a graph cannot."""
     name = make(include_prompt=False, prompts={"document": "a title: "}, default_prompt_name="document")
     by_torch = load_torch(name, device="cpu")
-    directory = place(tmp_path, by_torch.identity)
+    directory = place(tmp_path, name, by_torch.identity)
     directory.mkdir(parents=True)
     export(name, by_torch, by_torch.identity, directory).write(directory)
     assert [path.name for path in directory.iterdir()] == ["manifest.json"]
@@ -144,6 +144,29 @@ def test_a_model_that_does_not_export_runs_with_torch(make: Make, tmp_path: Path
     assert lines[0].startswith(f"model {name} runs with torch, not ONNX: ")
     with pytest.raises(ModelUnavailable, match=r"set model\.runtime to auto or torch"):
         load_encoder(name, cache=tmp_path, runtime="onnx")
+
+
+def test_int8_is_another_model(make: Make, tmp_path: Path) -> None:
+    """Its vectors are near, and the same in any company: each text is a batch of its own."""
+    from connectors.encoder.exporter import LEAST_COSINE_INT8
+
+    name = f"int8:{make()}"
+    by_torch = load_torch(name, device="cpu")
+    part = tmp_path / "part"
+    part.mkdir()
+    manifest = export(name, by_torch, by_torch.identity, part)
+    assert manifest.problem is None
+    assert sorted(manifest.files) == sorted(path.name for path in part.iterdir())
+    assert manifest.parity is not None
+    assert LEAST_COSINE_INT8 <= manifest.parity < LEAST_COSINE
+    encoder = OnnxEncoder(name, part, manifest)
+    texts = corpus(by_torch)
+    together = encoder.encode(texts)
+    assert all(
+        np.array_equal(encoder.encode([text])[0], vector)
+        for text, vector in zip(texts, together, strict=True)
+    )
+    assert not np.allclose(together, by_torch.encode(texts), atol=1e-5)
 
 
 def test_killed_and_then_two_at_once(make: Make, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 from connectors.encoder import export, model
 from connectors.encoder.directory import model_identity
 from connectors.encoder.export import ExportFailed, cached, exported, place
-from connectors.encoder.model import choose, load_encoder
+from connectors.encoder.model import choose, choose_for, load_encoder
 from connectors.encoder.onnx import GRAPH, MANIFEST, Manifest
-from schemas.errors import ModelUnavailable
+from schemas.errors import ModelUnavailable, SettingsError
 from tests.deployment import ROOT
 from tests.fixtures.model import tokenizer_json
 
+NAME = "path:x"
 WHOLE = Manifest(
-    model="path:x",
+    model=NAME,
     identity="1" * 64,
     dimension=384,
     max_tokens=254,
@@ -108,13 +110,39 @@ def test_what_is_not_whole_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_the_place_is_of_files_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = place(tmp_path, "1")
-    assert first == place(tmp_path, "1")
-    assert first != place(tmp_path, "2")
+    first = place(tmp_path, NAME, "1")
+    assert first == place(tmp_path, NAME, "1")
+    assert first != place(tmp_path, NAME, "2")
     assert {"torch", "onnxruntime", "sentence-transformers", "tokenizers"} <= set(export.versions())
     assert "none" not in export.versions().values()
+    assert first != place(tmp_path, f"int8:{NAME}", "1")
     monkeypatch.setattr(export, "version", lambda package: "0")
-    assert first != place(tmp_path, "1")
+    assert first != place(tmp_path, NAME, "1")
+
+
+def test_what_nobody_loads_goes_after_a_month(tmp_path: Path) -> None:
+    """Only of the same model, and only when a new one of it has been made."""
+    old, used, other, new = (tmp_path / name for name in ("old", "used", "other", "new"))
+    for directory, name in ((old, NAME), (used, NAME), (other, "path:other"), (new, NAME)):
+        in_cache(directory, dataclasses.replace(WHOLE, model=name))
+        long_ago = time.time() - export.UNUSED_SECONDS - 60
+        os.utime(directory / MANIFEST, (long_ago, long_ago))
+    export.used(used)
+    export._remove_unused(NAME, new)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "other", "used"]
+
+
+def test_int8_runs_with_onnx_or_not_at_all(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another runtime would make other vectors under the same name."""
+    name = f"int8:path:{source}"
+    assert choose_for(name, "auto", "cuda").runtime == "onnx"
+    with pytest.raises(SettingsError, match=r"int8 runs with ONNX only; set model\.runtime to auto or onnx"):
+        load_encoder(name, cache=tmp_path, runtime="torch")
+    ends(monkeypatch, -9)
+    with pytest.raises(ModelUnavailable, match=r"was killed by signal 9; write its name without int8:"):
+        load_encoder(name, cache=tmp_path / "cache", progress=lambda line: None)
 
 
 # Torch where there is no export
@@ -156,7 +184,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, code: int, says: str = "") -> list[obj
 def test_a_remembered_failure(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = ends(monkeypatch, 0)
     cache = tmp_path / "cache"
-    directory = place(cache, model_identity(source))
+    directory = place(cache, f"path:{source}", model_identity(source))
     directory.mkdir(parents=True)
     dataclasses.replace(WHOLE, files={}, problem="it sings").write(directory)
     found, lines = loaded(source, cache)
@@ -202,7 +230,7 @@ def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
 def test_a_graph_that_is_none(source: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     whole = dataclasses.replace(WHOLE, tokenizer_json=tokenizer_json().read_text())
-    in_cache(place(cache, model_identity(source)), whole)
+    in_cache(place(cache, f"path:{source}", model_identity(source)), whole)
     found, lines = loaded(source, cache)
     assert isinstance(found, ByTorch)
     assert "`upwell model export --force` makes it anew" in lines[-1]
