@@ -55,10 +55,13 @@ class EmbedStore(Protocol):
         limit: int,
         backfill_share: float,
         lease_seconds: float,
+        *,
+        live_only: bool = False,
     ) -> Sequence[Claim]:
         """Take up to `limit` pending rows of `generations` (collection, number): live ones whose deadline has not
         passed, the earliest first; after them the late ones, `LATE_SHARE` of the live ones at least; `backfill_share`
-        of all from the backfill lane. A deadline is `pending_since` and the collection's own threshold.
+        of all from the backfill lane, of which `live_only` takes none. A deadline is `pending_since` and the
+        collection's own threshold.
 
         Each claim has a fresh token; rows leased by others and not expired are skipped; an expired lease counts as a
         failed attempt. No lock is held afterwards.

@@ -122,7 +122,7 @@ class WorkerSettings(Strict):
     load_rows_ahead: int = Field(
         500, ge=1, description="a first load is paused while more records than this wait to be taken in"
     )
-    embed_batch: int = Field(16, ge=1, le=1000, description="most texts claimed at once")
+    embed_batch: int = Field(128, ge=1, le=1000, description="most texts claimed at once")
     backfill_share: float = Field(
         0.25, ge=0, le=1, description="share of embedding kept for first loads while live changes wait"
     )

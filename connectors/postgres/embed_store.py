@@ -42,6 +42,8 @@ class EmbedTransactions:
         limit: int,
         backfill_share: float,
         lease_seconds: float,
+        *,
+        live_only: bool = False,
     ) -> Sequence[Claim]:
         """See `EmbedStore.claim`. A share of less than one row is taken as often as it is large."""
         parameters = {
@@ -49,6 +51,7 @@ class EmbedTransactions:
             "generations": [number for _, number in generations],
             "slot": slot,
             "limit": limit,
+            "most_backfill": 0 if live_only else limit,
             "reserved": int(limit * backfill_share + random.random()),
             "late_share": LATE_SHARE,
             "chance": random.random(),

@@ -40,8 +40,14 @@ from streams.vitals import Vitals
 
 log = structlog.get_logger()
 
-#: A step aims at this: two may be before a live change, which so waits for about half a second of backfill.
-STEP_SECONDS: Final = 0.25
+#: A step aims at this: the more texts are sorted by length together, the less is padding.
+STEP_SECONDS: Final = 1.0
+#: So long is a call of the model: what is live waits for two of another's at most.
+CALL_SECONDS: Final = 0.1
+#: What a model is taken for until its first call is over.
+FIRST_PACE: Final = 10_000.0
+#: Of a step that has only what is live, beside two that have a backfill.
+LIVE_BATCH: Final = 16
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 300.0
 #: Most chunks of one call of the model, so that its deadline is one of bounded work.
@@ -99,6 +105,7 @@ class Embedder:
         self._cutter = OneThread(cutter, limits.encode_deadline_seconds)
         self._vitals = vitals or Vitals()
         self._runners = Runners(self.step, self._release, self._vitals, limits.poll_seconds)
+        self._pace = FIRST_PACE  # characters a second
         self._on_the_way = OnTheWay()
         self._busy = _BusyTime()
         self._batch = limits.batch
@@ -124,27 +131,31 @@ class Embedder:
     async def _release(self, died: bool) -> int:
         return await self._store.release(self._slot, died=died)
 
-    async def step(self, alone: bool = True) -> int:
+    async def step(self, alone: bool = True, live_only: bool = False) -> int:
         """Claim and embed one batch, or, `alone` in this process, one text that failed before. Returns the number of
-        claims.
+        claims. `live_only`: a small one, beside others that are at work.
         """
-        recipes, asked = self._recipes, self._batch
+        recipes = self._recipes
+        asked = min(self._batch, LIVE_BATCH) if live_only else self._batch
         claims = await self._store.claim(
             sorted(recipes),
             self._slot,
             asked,
             self._limits.backfill_share,
             self._limits.lease_seconds,
+            live_only=live_only,
         )
         failed_before = any(claim.attempts > 0 for claim in claims)
-        self._runners.claimed(alone=alone, is_full=len(claims) >= asked, failed_before=failed_before)
+        is_full = None if live_only else len(claims) >= asked
+        self._runners.claimed(alone=alone, is_full=is_full, failed_before=failed_before)
         chosen = await self._chosen(claims, alone)
         groups: dict[tuple[str, int], list[Claim]] = {}
         for claim in chosen:
             groups.setdefault((claim.collection, claim.generation), []).append(claim)
         with self._busy.working():
             seconds = [await self._worked(recipes[place], group) for place, group in groups.items()]
-        self._adapt(len(chosen), sum(seconds))
+        if not live_only:
+            self._adapt(len(chosen), sum(seconds))
         return len(claims)
 
     async def _chosen(self, claims: Sequence[Claim], alone: bool) -> Sequence[Claim]:
@@ -230,19 +241,23 @@ class Embedder:
         self, recipe: Recipe, collection: str, missing: Mapping[bytes, str], share: Share
     ) -> dict[bytes, Vector]:
         made: dict[bytes, Vector] = {}
-        hashes, texts = list(missing), list(missing.values())
         spent = 0.0
 
         def work(some: Sequence[str]) -> Sequence[Vector]:
             nonlocal spent
             started = time.monotonic()
             vectors = recipe.encoder.encode(some)
-            spent += time.monotonic() - started
+            seconds = time.monotonic() - started
+            spent += seconds
+            self._pace += (sum(map(len, some)) / max(seconds, 1e-6) - self._pace) / 4
             return list(vectors)
 
-        for begin in range(0, len(texts), CALL_CHUNKS):
-            some = slice(begin, begin + CALL_CHUNKS)
-            found = dict(zip(hashes[some], await self._model.run(work, texts[some]), strict=True))
+        left = sorted(missing.items(), key=lambda item: len(item[1]))
+        while left:
+            some = left[: fitting([len(text) for _, text in left], self._pace * CALL_SECONDS)]
+            left = left[len(some) :]
+            vectors = await self._model.run(work, [text for _, text in some])
+            found = dict(zip([digest for digest, _ in some], vectors, strict=True))
             share.settle(found)
             made |= found
         if made:
@@ -312,6 +327,12 @@ class Embedder:
             dead_letter=last,
         )
         await self._store.fail(claim, error, None if last else pause)
+
+
+def fitting(lengths: Sequence[int], characters: float) -> int:
+    """How many of the texts one call takes: one at least, CALL_CHUNKS at most. Each counts as long as the last one."""
+    count = sum(number * length <= characters for number, length in enumerate(lengths[:CALL_CHUNKS], start=1))
+    return max(1, count)
 
 
 def _document(recipe: Recipe, claim: Claim) -> str:

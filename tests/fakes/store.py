@@ -309,12 +309,15 @@ class FakeStore:
         limit: int,
         backfill_share: float,
         lease_seconds: float,
+        *,
+        live_only: bool = False,
     ) -> Sequence[Claim]:
         async with self._lock:
             self._refusal(after_commit=False)
             now = self.clock()
             timely, late = self._claimable(generations, Lane.LIVE, now)
             backfill = [*chain(*reversed(self._claimable(generations, Lane.BACKFILL, now)))]
+            backfill = [] if live_only else backfill
             reserved = math.floor(limit * backfill_share + random.random())
             live = min(len(timely) + len(late), limit - min(len(backfill), reserved, limit))
             reserved = math.floor(live * LATE_SHARE + random.random())

@@ -206,12 +206,15 @@ class MemoryStore:
         limit: int,
         backfill_share: float,
         lease_seconds: float,
+        *,
+        live_only: bool = False,
     ) -> Sequence[Claim]:
         now, claims = self._clock(), []
         free = [
             (row.lane is not Lane.LIVE, row.since or START, key)
             for key, row in self.pending.items()
             if row.available_at <= now and (row.token is None or row.lease_until < now)
+            if row.lane is Lane.LIVE or not live_only
         ]
         for _, _, key in sorted(free)[:limit]:
             row = self.pending[key]

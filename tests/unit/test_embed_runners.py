@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from schemas.errors import DimensionMismatch, ModelHung, SinkUnavailable
-from schemas.sink import Claim, EmbedWrite, WriteOutcome
+from schemas.sink import Claim, EmbedWrite, Lane, WriteOutcome
 from streams.embed import runners, stage
 from streams.embed.on_the_way import OnTheWay
 from streams.embed.stage import Embedder
@@ -39,6 +40,7 @@ def executor() -> Iterator[Executor]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A held model does not make the batches smaller."""
     monkeypatch.setattr(stage, "STEP_SECONDS", 10_000)
+    monkeypatch.setattr(stage, "CALL_SECONDS", 10_000)
 
 
 class HeldEncoder(FakeEncoder):
@@ -64,9 +66,9 @@ class CountingStore(MemoryStore):
 
     claims = 0
 
-    async def claim(self, *arguments: Any) -> Sequence[Claim]:
+    async def claim(self, *arguments: Any, **options: Any) -> Sequence[Claim]:
         self.claims += 1
-        return await super().claim(*arguments)
+        return await super().claim(*arguments, **options)
 
 
 @asynccontextmanager
@@ -86,6 +88,10 @@ def texts(store: MemoryStore, number: int, first: int = 0) -> None:
     """Records [10], [11], ... with a text each, to be claimed in this order."""
     for each in range(first, first + number):
         stored(store, f"[{10 + each}]", f"text{each}")
+
+
+def is_inside(encoder: HeldEncoder, text: str) -> bool:
+    return encoder.inside == [text]
 
 
 async def spin() -> None:
@@ -108,6 +114,34 @@ async def test_one_batch_is_claimed_and_written_while_another_is_with_the_model(
         await until(lambda: set(shown(store)) == {"[10]", "[11]", "[12]", "[13]"})
         encoder.go_on()
         await until(lambda: not store.pending)
+    assert fatal == []
+
+
+async def test_what_is_live_goes_between_the_calls_of_long_steps(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of a backfill have the model, a call for each text: what is live waits for one call of each."""
+    monkeypatch.setattr(stage, "CALL_CHUNKS", 1)
+    store, encoder = CountingStore(), HeldEncoder()
+    texts(store, 20)
+    for pending in store.pending.values():
+        pending.lane = Lane.BACKFILL
+    one = embedder(store, encoder, executor, replace(LIMITS, batch=6))
+    async with running(one, encoder) as fatal:
+        for number in range(6):  # the first step after a start has no company
+            await until(partial(is_inside, encoder, f"text{number}"))
+            encoder.go_on()
+        await until(lambda: len(claimed(store)) == 12)
+        stored(store, "[99]", "live")
+        one.wake()
+        await until(lambda: "[99]" in claimed(store))
+        for _ in range(2):
+            await until(lambda: bool(encoder.inside))
+            encoder.go_on()
+        await until(partial(is_inside, encoder, "live"))
+        encoder.go_on()
+        await until(lambda: "[99]" in shown(store))
+        assert len(shown(store)) == 7, "neither of the two steps is at its end"
     assert fatal == []
 
 
@@ -234,7 +268,7 @@ async def test_what_a_failure_wakes_is_not_the_next_attempt(
     monkeypatch.setattr(runners, "FIRST_PAUSE_SECONDS", 60)
 
     class Away(CountingStore):
-        async def claim(self, *arguments: Any) -> Sequence[Claim]:
+        async def claim(self, *arguments: Any, **options: Any) -> Sequence[Claim]:
             self.claims += 1
             raise SinkUnavailable("away")
 

@@ -267,8 +267,20 @@ async def test_a_long_document_is_many_calls_of_the_model(executor: Executor) ->
     recipes = {("content", 1): recipe}
     one = Embedder(store, recipes, Measures(), slot="a", limits=AT_ONCE, executor=executor, cutter=CUTTER)
     await one.step()
-    assert sizes == [stage.CALL_CHUNKS, stage.CALL_CHUNKS, 1]
+    assert max(sizes) <= stage.CALL_CHUNKS
+    assert sum(sizes) == len(words)
     assert shown(store) == {"[1]": " ".join(words)}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "characters", "count"),
+    [([10, 20, 30], 60, 2), ([10, 20, 30], 90, 3), ([500], 60, 1), ([1] * 1000, 1e9, stage.CALL_CHUNKS)],
+)
+def test_a_call_has_as_many_texts_as_its_time_allows(
+    lengths: list[int], characters: float, count: int
+) -> None:
+    """Padded to the longest; at least one."""
+    assert stage.fitting(lengths, characters) == count
 
 
 async def test_what_ends_the_worker_by_itself_is_no_texts_fault(executor: Executor) -> None:

@@ -207,7 +207,7 @@ WITH l AS MATERIALIZED (
         SELECT collection, generation, key, deadline FROM upwell.pending
          WHERE lane = 'backfill' AND collection = g.collection AND generation = g.generation
            AND available_at <= clock_timestamp() AND (token IS NULL OR lease_until < clock_timestamp())
-         ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS f
+         ORDER BY deadline LIMIT %(most_backfill)s FOR UPDATE SKIP LOCKED) AS f
 ), found AS (
     SELECT (SELECT count(*) FROM l) AS timely, (SELECT count(*) FROM o) AS late, (SELECT count(*) FROM b) AS backfill
 ), lanes AS (
