@@ -44,7 +44,7 @@ mutations: setup ## Take out each guard in turn: a named test must fail
 chaos: setup ## Random changes and faults against the promises: SEED=1 MINUTES=10; again: goes on
 	@.venv/bin/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --model $(MODEL)
 
-benchmark: setup ## Measure it here, next to its parts alone: a quarter of an hour on a quiet machine; OPTIONS=--quick
+benchmark: setup ## Measure it here, next to its parts alone: twenty minutes on a quiet machine; OPTIONS=--quick
 	@$(UPWELL) benchmark $(OPTIONS)
 
 check: setup ## ruff, mypy strict, import-linter

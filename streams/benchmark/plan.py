@@ -26,7 +26,7 @@ USUAL: Final = tuple(name for name in SECTIONS if name != "memory")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes of a run; the defaults take about a quarter of an hour on two cores.
+    """Sizes of a run; the defaults take about twenty minutes on two cores.
 
     `documents`: of mixed lengths; of short ones there are three times as many. `busy_documents`: of the backfill that
     live changes pass. `few_rows`, `rows`: records in the sink beside those that are measured.
@@ -35,7 +35,7 @@ class Plan:
     sections: Sequence[str] = USUAL
     seed: int = 1
     quick: bool = False
-    documents: int = 800
+    documents: int = 1_500
     idle_changes: int = 250
     busy_documents: int = 20_000
     busy_seconds: float = 90.0
