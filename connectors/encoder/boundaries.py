@@ -3,9 +3,10 @@
 A greedy splitter fills one chunk after the other: an edit shifts every cut behind it, and the whole rest of the
 document is embedded again. Here the cuts come from three rules, each of which looks at one thing only:
 
-1. **Segments.** Some line breaks are anchors: those whose hash is the greatest within some chunks to either side.
-   The hash is of the *shape* (words per paragraph), which replacing a word does not touch. A long stretch without
-   line breaks gets anchors by the hash of single words (sentence ends where there are any), wide apart.
+1. **Segments.** Some line breaks are anchors: those before the longest paragraph within some chunks to either side.
+   Replacing a word does not touch lengths in words, and a few more words seldom make another paragraph the longest.
+   A long stretch without line breaks gets anchors by the hash of single words (sentence ends where there are any),
+   wide apart.
 2. **Grid.** A segment of N words is cut into k even parts. N and k do not change when a word is replaced.
 3. **Snap.** Each cut moves to the best boundary within a window around its place on the grid: paragraph, line,
    sentence, clause, and then by a hash of the two words beside it. Windows do not overlap, so that replacing a word
@@ -44,8 +45,6 @@ WORD_RADIUS: Final = 3
 LONG_SEGMENT: Final = 8
 #: A segment may be longer than k chunks by this share of a chunk before it gets one more.
 SLACK: Final = 0.15
-#: Paragraphs whose lengths differ by fewer words than this look alike to an anchor at first.
-SHAPE_STEP: Final = 8
 #: Without a sentence end every so many words, anchors are taken from all words.
 RARE_SENTENCES: Final = 60
 
@@ -114,9 +113,7 @@ class _Cutter:
         scored = []
         for last, here, after in zip([0, *breaks], breaks, [*breaks[1:], self.size], strict=False):
             if self.per_chunk <= here <= self.size - self.per_chunk:
-                shape = (here - last, after - here)
-                coarse = _hash(self.levels[here], *(words // SHAPE_STEP for words in shape))
-                scored.append((here, (coarse, _hash(*shape))))
+                scored.append((here, (after - here, _hash(here - last))))
         return _summits(scored, LINE_RADIUS * self.per_chunk)
 
     def _word_anchors(self, start: int, end: int) -> list[int]:
