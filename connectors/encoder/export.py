@@ -33,7 +33,7 @@ from schemas.names import ModelName
 Progress = Callable[[str], None]
 
 #: Of what is written here; a greater one exports anew.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: An older environment on the same machine may still start with its own export.
 UNUSED_SECONDS: Final = 30 * 86_400.0
 PACKAGES: Final = (
