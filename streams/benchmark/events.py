@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import psycopg
@@ -28,22 +29,35 @@ LOOP_SECONDS: Final = 300.0
 SKIPPED: Final = 0.25
 
 
-def fill_topic(deployment: Deployment, kind: EventKind, events: int, rows: int) -> int:
-    """So many events of the first `rows` documents, each as often as the others; returns the sum of all end offsets.
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """`end`: the sum of all end offsets. `events_per_second`: committed and captured; `wal_bytes`: of an event."""
+
+    end: int
+    events_per_second: float
+    wal_bytes: float
+
+
+def fill_topic(deployment: Deployment, kind: EventKind, events: int, rows: int) -> Filled:
+    """So many events of the first `rows` documents, each as often as the others.
 
     All are in Kafka then, and the connector has nothing to do.
     """
     kafka = neighbours.kafka(deployment.settings)
-    wanted = sum(kafka.end_offsets([deployment.topic]).values()) + events // rows * rows
+    made = events // rows * rows
+    wanted = sum(kafka.end_offsets([deployment.topic]).values()) + made
+    begun = time.monotonic()
     with deployment.source() as source:
+        lsn = one(source, "SELECT pg_current_wal_lsn()")
         for number in range(events // rows):
             source.execute(CHANGES[kind].encode(), (rows,) if kind == "unchanged" else (number, rows))
+        written = float(one(source, "SELECT pg_current_wal_lsn() - %s::pg_lsn", lsn))
 
     def captured() -> bool:
         return sum(kafka.end_offsets([deployment.topic]).values()) >= wanted
 
-    until(captured, CAPTURE_SECONDS, f"{events} events in Kafka", every=0.2)
-    return wanted
+    until(captured, CAPTURE_SECONDS, f"{events} events in Kafka", every=0.1)
+    return Filled(wanted, made / (time.monotonic() - begun), written / made)
 
 
 def take_in(deployment: Deployment, end: int, workers: int) -> float:

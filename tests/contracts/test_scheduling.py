@@ -51,6 +51,14 @@ async def test_a_burst_where_there_is_time_does_not_hold_up_where_there_is_none(
     assert [each.collection for each in claims[2:]] == ["customers"] * 3
 
 
+async def test_of_what_is_live_alone_nothing_of_a_backfill_is_taken(tight: Sink) -> None:
+    await take_in(tight.store, *(change(n, n, f"b{n}", lane=Lane.BACKFILL) for n in range(10)))
+    assert not await tight.store.claim(BOTH, "w1", 5, 0.5, 60.0, live_only=True)
+    await take_in(tight.store, change(50, 50, "late", since=ago(600)), change(51, 51, "timely", since=ago(1)))
+    claims = await tight.store.claim(BOTH, "w1", 5, 0.5, 60.0, live_only=True)
+    assert sorted(each.key for each in claims) == ["[50]", "[51]"]
+
+
 async def test_what_has_less_time_left_goes_first_whatever_its_threshold(tight: Sink) -> None:
     await take_in(tight.store, change(1, 1, "a", since=ago(1)))
     await take_in(tight.store, change(2, 2, "b", since=ago(295)), collection="customers")
@@ -185,6 +193,7 @@ def claim_plan(connection: psycopg.Connection[Any]) -> dict[str, Any]:
         "generations": [1, 1],
         "slot": "w1",
         "limit": 16,
+        "most_backfill": 16,
         "reserved": 4,
         "late_share": 0.25,
         "chance": 0.5,

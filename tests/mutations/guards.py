@@ -291,8 +291,8 @@ SNAPSHOT_ROW: Final = (
         "a row of a load that runs anyway is taken for the answer, and may be older than the doubt",
         (9,),
         SINK,
-        "AND r.key = ANY(%(keys)s::text[]) AND r.asked\n",
-        "AND r.key = ANY(%(keys)s::text[])\n",
+        "AND r.key = ANY(%(keys)b::text[]) AND r.asked\n",
+        "AND r.key = ANY(%(keys)b::text[])\n",
         contract("repairs", "a_row_of_a_load_is_no_answer_to_what_nobody_asked[18]"),
     ),
     Guard(
@@ -309,9 +309,9 @@ SNAPSHOT_ROW: Final = (
         "a row that came back since the look is removed",
         (9,),
         SINK,
-        "AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)s::text[], %(lineages)s::int[], "
-        "%(offsets)s::bigint[]))\n ORDER BY _key FOR UPDATE",
-        "AND _key = ANY(%(keys)s::text[])\n ORDER BY _key FOR UPDATE",
+        "AND (_key, _lineage, _offset) IN (SELECT * FROM unnest(%(keys)b::text[], %(lineages)b::int[], "
+        "%(offsets)b::bigint[]))\n ORDER BY _key FOR UPDATE",
+        "AND _key = ANY(%(keys)b::text[])\n ORDER BY _key FOR UPDATE",
         contract("repairs", "a_record_that_moves_on_after_the_look_is_left_alone[18]"),
     ),
     Guard(
@@ -358,8 +358,8 @@ MARKER: Final = (
         "the model is given what a deleted row said",
         (13,),
         SINK,
-        "SELECT _key, _row FROM {record} WHERE _key = ANY(%(keys)s::text[]) AND NOT _deleted",
-        "SELECT _key, coalesce(_row, '{{}}') FROM {record} WHERE _key = ANY(%(keys)s::text[])",
+        "SELECT _key, _row FROM {record} WHERE _key = ANY(%(keys)b::text[]) AND NOT _deleted",
+        "SELECT _key, coalesce(_row, '{{}}') FROM {record} WHERE _key = ANY(%(keys)b::text[])",
         contract("guards", "h13_a_marker_is_never_claimed"),
     ),
     Guard(
@@ -482,11 +482,11 @@ LOCK: Final = (
         (20,),
         SINK,
         "     WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))\n"
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))\n"
         "       AND (token IS NULL OR lease_until < clock_timestamp())\n"
         "     ORDER BY deadline LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
         "     WHERE lane = 'live' AND deadline > statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))\n"
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))\n"
         "       AND (token IS NULL OR lease_until < clock_timestamp())\n"
         "     ORDER BY deadline LIMIT %(limit)s FOR UPDATE",
         contract("races", "a_claim_waits_for_nobody"),
@@ -517,8 +517,8 @@ LOCK: Final = (
         "two owners of a partition both find the text unchanged, and nothing is pending",
         (15,),
         SINK,
-        "FROM {record} WHERE _key = ANY(%(keys)s::text[]) ORDER BY _key FOR UPDATE",
-        "FROM {record} WHERE _key = ANY(%(keys)s::text[])",
+        "FROM {record} WHERE _key = ANY(%(keys)b::text[]) ORDER BY _key FOR UPDATE",
+        "FROM {record} WHERE _key = ANY(%(keys)b::text[])",
         contract("races", "h15_the_comparison_is_made_after_the_lock"),
     ),
     Guard(
@@ -578,10 +578,10 @@ LEASE: Final = (
         (13,),
         SINK,
         "deadline > statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))\n"
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))\n"
         "       AND (token IS NULL OR lease_until < clock_timestamp())",
         "deadline > statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))",
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))",
         contract("guards", "a_lease_holds_in_every_lane[timely]"),
     ),
     Guard(
@@ -590,10 +590,10 @@ LEASE: Final = (
         (13,),
         SINK,
         "deadline <= statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))\n"
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))\n"
         "       AND (token IS NULL OR lease_until < clock_timestamp())",
         "deadline <= statement_timestamp() AND available_at <= clock_timestamp()\n"
-        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)s::text[], %(generations)s::int[]))",
+        "       AND (collection, generation) IN (SELECT * FROM unnest(%(collections)b::text[], %(generations)b::int[]))",
         contract("guards", "a_lease_holds_in_every_lane[late]"),
     ),
     Guard(
@@ -788,8 +788,8 @@ POSITION: Final = (
         "two first owners of a partition both begin it",
         (21,),
         SINK,
-        "SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint[])\nON CONFLICT DO NOTHING",
-        "SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::int[], %(next)s::bigint[])\n"
+        "SELECT * FROM unnest(%(topics)b::text[], %(partitions)b::int[], %(next)b::bigint[])\nON CONFLICT DO NOTHING",
+        "SELECT * FROM unnest(%(topics)b::text[], %(partitions)b::int[], %(next)b::bigint[])\n"
         "ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
         contract("guards", "h21_of_two_first_owners_at_once_one_writes_nothing"),
     ),

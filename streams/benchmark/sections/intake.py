@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from streams.benchmark.bench import Bench
-from streams.benchmark.events import bare_loop, fill_topic, take_in
+from streams.benchmark.events import EventKind, Filled, bare_loop, fill_topic, take_in
 from streams.benchmark.results import Figure, Section, Target
 
 
@@ -13,22 +15,25 @@ def measure(bench: Bench) -> Section:
         deployment.filled([bench.corpus.short(number) for number in range(plan.event_documents)], 2)
         deployment.stop_workers()
 
-        def rate(kind: str, workers: int) -> float:
-            end = fill_topic(
-                deployment,
-                "metadata" if kind == "metadata" else "unchanged",
-                plan.events,
-                plan.event_documents,
-            )
-            found = take_in(deployment, end, workers)
+        filled: list[Filled] = []
+
+        def rate(kind: EventKind, workers: int) -> float:
+            filled.append(fill_topic(deployment, kind, plan.events, plan.event_documents))
+            found = take_in(deployment, filled[-1].end, workers)
             bench.tell(f"{kind} changes, {workers} worker processes: {found:.0f} events/s")
             return found
 
+        def loop() -> float:
+            found = bare_loop(deployment)
+            bench.tell(f"a bare Faust loop: {found:.0f} events/s")
+            return found
+
         one_unchanged = rate("unchanged", 1)
+        loops = [loop()]
         one_metadata = rate("metadata", 1)
-        bare = bare_loop(deployment)
-        bench.tell(f"a bare Faust loop: {bare:.0f} events/s")
+        loops.append(loop())
         two_unchanged = rate("unchanged", 2)
+        bare = median([*loops, loop()])
     return Section(
         "intake",
         [
@@ -59,6 +64,16 @@ def measure(bench: Bench) -> Section:
                 "times",
                 "more",
                 Target("at least", 1.3),
+            ),
+            Figure(
+                "intake.capture",
+                "committed at the source and captured meanwhile",
+                median(each.events_per_second for each in filled),
+                "events/s",
+                "more",
+            ),
+            Figure(
+                "intake.wal", "log at the source", median(each.wal_bytes for each in filled), "bytes/event"
             ),
         ],
     )

@@ -21,6 +21,10 @@ from streams.benchmark.results import Figure, Section, Target
 FIRST_KEY: Final = 2_000_000_000
 LEAST: Final = 0.8
 INDEX: Final = "embedding_document_g1_hnsw"
+SIZES: Final = {
+    "table": f"SELECT pg_table_size('{RECORDS}') + pg_table_size('{VECTORS}')",
+    "index": f"SELECT pg_indexes_size('{RECORDS}') + pg_indexes_size('{VECTORS}')",
+}
 FILL: Final = f"""
 INSERT INTO {RECORDS} (_key, _row, _text_hash, _lineage, _offset, _deleted, _streamed, _taken_in_at, id, note)
 SELECT '[' || n || ']', jsonb_build_object('id', n, 'body', 'synthetic', 'note', ''), int8send(n), 1, 0, false, false,
@@ -36,13 +40,18 @@ SELECT '[' || n || ']', 0, sha256(int8send(n)), 'synthetic ' || n,
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """With so many synthetic records: events/s, documents/s without and with HNSW, seconds to build that."""
+    """With so many synthetic records: events/s, documents/s without and with HNSW, seconds to build that.
+
+    `table_bytes`: of a record and its one vector; `index_bytes`: of both tables' indexes, HNSW nearly all of it.
+    """
 
     rows: int
     events: float
     documents: float
     documents_hnsw: float
     index_seconds: float
+    table_bytes: float
+    index_bytes: float
 
 
 def measure(bench: Bench) -> Section:
@@ -76,8 +85,8 @@ def _rates(
     bench: Bench, deployment: Deployment, sink: psycopg.Connection[Any], rows: int, definition: str
 ) -> Rates:
     plan = bench.plan
-    end = fill_topic(deployment, "unchanged", plan.row_events, plan.row_documents)
-    events = take_in(deployment, end, 1)
+    filled = fill_topic(deployment, "unchanged", plan.row_events, plan.row_documents)
+    events = take_in(deployment, filled.end, 1)
     deployment.start_workers(1)
     documents = embed(deployment, plan.row_documents, f"{rows}a")
     begun = time.monotonic()
@@ -89,7 +98,8 @@ def _rates(
         f"{rows:,}: {events:.0f} events/s, {documents:.1f} documents/s, {with_hnsw:.1f} with HNSW, "
         f"built in {built:.0f} s"
     )
-    return Rates(rows, events, documents, with_hnsw, built)
+    bytes_of = [float(one(sink, SIZES[what])) / (rows + plan.row_documents) for what in ("table", "index")]
+    return Rates(rows, events, documents, with_hnsw, built, *bytes_of)
 
 
 def _figures(found: Sequence[Rates]) -> list[Figure]:
@@ -108,6 +118,10 @@ def _figures(found: Sequence[Rates]) -> list[Figure]:
                 "more",
             ),
             Figure(f"rows.{which}.index", f"{told}: HNSW built in", rates.index_seconds, "s"),
+            Figure(f"rows.{which}.table_bytes", f"{told}: tables", rates.table_bytes, "bytes/record", "less"),
+            Figure(
+                f"rows.{which}.index_bytes", f"{told}: indexes", rates.index_bytes, "bytes/record", "less"
+            ),
         ]
     target = Target("at least", LEAST)
     return [
