@@ -44,6 +44,8 @@ log = structlog.get_logger()
 STEP_SECONDS: Final = 1.0
 #: So long is a call of the model: what is live waits for two of another's at most.
 CALL_SECONDS: Final = 0.1
+#: A slow model would need minutes for as many as a quick one has in a step.
+FIRST_BATCH: Final = 16
 #: What a model is taken for until its first call is over.
 FIRST_PACE: Final = 10_000.0
 #: Of a step that has only what is live, beside two that have a backfill.
@@ -71,7 +73,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class EmbedLimits:
-    """Settings of the embedder; seconds unless named otherwise."""
+    """Settings of the embedder; seconds unless named otherwise. `first_batch`: most claims of the first step, while
+    nobody knows how long a text takes.
+    """
 
     batch: int
     backfill_share: float
@@ -79,6 +83,7 @@ class EmbedLimits:
     poll_seconds: float
     attempts: int
     encode_deadline_seconds: float = 600.0
+    first_batch: int = FIRST_BATCH
 
 
 class Embedder:
@@ -108,7 +113,7 @@ class Embedder:
         self._pace = FIRST_PACE  # characters a second
         self._on_the_way = OnTheWay()
         self._busy = _BusyTime()
-        self._batch = limits.batch
+        self._batch = min(limits.batch, limits.first_batch)
         self._failed_next = True
 
     def wake(self) -> None:

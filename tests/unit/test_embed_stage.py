@@ -34,7 +34,9 @@ from streams.worker_metrics import WorkerMetrics
 from tests.property.test_simulation import START, FakeEncoder, MemoryStore, WordChunker
 
 CUTTER = ThreadPoolExecutor(1)
-AT_ONCE = EmbedLimits(batch=2000, backfill_share=0.25, lease_seconds=100, poll_seconds=0.01, attempts=3)
+AT_ONCE = EmbedLimits(
+    batch=2000, backfill_share=0.25, lease_seconds=100, poll_seconds=0.01, attempts=3, first_batch=2000
+)
 
 
 @pytest.fixture
@@ -270,6 +272,15 @@ async def test_a_long_document_is_many_calls_of_the_model(executor: Executor) ->
     assert max(sizes) <= stage.CALL_CHUNKS
     assert sum(sizes) == len(words)
     assert shown(store) == {"[1]": " ".join(words)}
+
+
+async def test_the_first_claim_is_small_and_those_of_a_quick_model_grow(executor: Executor) -> None:
+    """Nobody knows yet how long a text takes; a slow model would hold what is live up for minutes."""
+    store = MemoryStore()
+    for number in range(200):
+        stored(store, f"[{number}]", f"t{number}")
+    one = embedder(store, FakeEncoder(), executor, replace(AT_ONCE, batch=128, first_batch=stage.FIRST_BATCH))
+    assert [await one.step() for _ in range(2)] == [stage.FIRST_BATCH, 128]
 
 
 @pytest.mark.parametrize(
