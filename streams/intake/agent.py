@@ -21,6 +21,8 @@ from streams.intake.stage import Intake
 
 #: A batch is not filled for longer, should what is known to be there not come.
 FILL_SECONDS: Final = 0.1
+#: Nor with more than this, but for one event that is larger: rows may have megabytes.
+BATCH_BYTES: Final = 8 * 1024 * 1024
 
 
 def raw_message(event: Any) -> RawMessage:
@@ -44,17 +46,23 @@ class Batches:
     def __init__(self, size: int, is_behind: Callable[[Any], bool]) -> None:
         self._size, self._is_behind = size, is_behind
         self._events: list[Any] = []
+        self._bytes = 0
         self._any, self._enough, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def add(self, event: Any) -> None:
         """Wait while a whole batch waits."""
-        while len(self._events) >= self._size:
+        while self._is_full:
             self._room.clear()
             await self._room.wait()
         self._events.append(event)
+        self._bytes += len(event.message.value or b"")
         self._any.set()
-        if len(self._events) >= self._size or not self._is_behind(event.message):
+        if self._is_full or not self._is_behind(event.message):
             self._enough.set()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._events) >= self._size or self._bytes >= BATCH_BYTES
 
     async def next(self) -> list[Any]:
         """All that has come, at most `size`; at once where no more is known to be there."""
@@ -62,7 +70,7 @@ class Batches:
         if not self._enough.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), FILL_SECONDS)
-        batch, self._events = self._events, []
+        batch, self._events, self._bytes = self._events, [], 0
         self._any.clear()
         self._enough.clear()
         self._room.set()

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.envelope import RawMessage
 from schemas.errors import PositionConflict
-from streams.intake.agent import Batches, consume
+from streams.intake.agent import BATCH_BYTES, Batches, consume
 from streams.intake.stage import Intake
 
 
@@ -86,8 +86,8 @@ async def test_what_fails_ends_the_agent_unacknowledged() -> None:
     assert stream.happened == []
 
 
-def event(offset: int) -> Any:
-    return SimpleNamespace(message=SimpleNamespace(offset=offset))
+def event(offset: int, size: int = 1) -> Any:
+    return SimpleNamespace(message=SimpleNamespace(offset=offset, value=b"x" * size))
 
 
 async def test_a_batch_is_filled_while_more_is_known_to_be_there() -> None:
@@ -123,5 +123,18 @@ async def test_no_more_than_a_batch_waits_in_memory() -> None:
     assert not third.done()
     assert len(await batches.next()) == 2
     async with asyncio.timeout(5):
+        await third
+        assert len(await batches.next()) == 1
+
+
+async def test_a_batch_of_large_events_is_small() -> None:
+    batches = Batches(500, lambda message: True)
+    await batches.add(event(0))
+    await batches.add(event(1, BATCH_BYTES))
+    third = asyncio.create_task(batches.add(event(2)))
+    await asyncio.sleep(0.01)
+    assert not third.done()
+    async with asyncio.timeout(5):
+        assert len(await batches.next()) == 2
         await third
         assert len(await batches.next()) == 1
