@@ -1,5 +1,5 @@
 """Two runners of steps: while the batch of one is with the model, the other one writes its last and claims its next. A
-third one takes what is live while both are at work.
+third one takes what is live while another is at work.
 
 The model does one call at a time, so this makes it no busier than it can be, only never idle while there is work:
 

@@ -141,14 +141,12 @@ class Measures:
         streamed = [
             (event.key, event.origin.committed_at, event.kafka_at)
             for event in events
-            if isinstance(event, Change) and event.kafka_at is not None and not event.origin.snapshot
+            if isinstance(event, Change) and not event.origin.snapshot
+            if event.kafka_at is not None and event.origin.committed_at is not None
         ]
-        passed = [
-            (committed_at, kafka_at) for _, committed_at, kafka_at in streamed if committed_at is not None
-        ]
-        captured = [((kafka_at - committed_at).total_seconds(), 1) for committed_at, kafka_at in passed]
+        captured = [((kafka_at - committed_at).total_seconds(), 1) for _, committed_at, kafka_at in streamed]
         self._delays(collection, visible_at, "capture", captured)
-        queued = [((visible_at - kafka_at).total_seconds(), 1) for _, kafka_at in passed]
+        queued = [((visible_at - kafka_at).total_seconds(), 1) for _, _, kafka_at in streamed]
         self._delays(collection, visible_at, "queue", queued)
         at_kafka = {(key, committed_at): kafka_at for key, committed_at, kafka_at in streamed}
         to_embed = sum(write.embed == "pending" and write.lane is Lane.LIVE for write in plan.writes)
