@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.postgres.intake_writes import storable
 from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
+from connectors.postgres.transaction import transaction
 from connectors.postgres.translate import sink_errors
 from schemas.change import Version
 from schemas.errors import Conflict, GenerationDropped, UpwellError
@@ -58,33 +59,18 @@ class EmbedTransactions:
             "lease_seconds": lease_seconds,
         }
         with sink_errors():
-            async with self._pool.connection() as connection, connection.transaction():
-                rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
-                documents = await self._documents(connection, rows)
+            async with self._pool.connection() as connection:
+                async with transaction(connection):
+                    rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
+                    records = await _records(connection, rows)
+                documents = {
+                    (collection, key): document
+                    for collection, cursor in records.items()
+                    async for key, document in cursor
+                }
+                await _drop(connection, [row for row in rows if (row[0], row[2]) not in documents])
         rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12] <= row[10], row[12]))
         return [_claim(row, documents[row[0], row[2]]) for row in rows if (row[0], row[2]) in documents]
-
-    async def _documents(
-        self, connection: Connection, rows: Sequence[Sequence[Any]]
-    ) -> dict[tuple[str, str], Mapping[str, Any]]:
-        """Rows of the claimed records; a claim without one is dropped here (its record is gone)."""
-        found: dict[tuple[str, str], Mapping[str, Any]] = {}
-        for collection in sorted({row[0] for row in rows}):
-            mine = [row for row in rows if row[0] == collection]
-            query = SQL.filled("claimed_rows", record=record_table(collection))
-            cursor = await connection.execute(query, {"keys": [row[2] for row in mine]})
-            async for key, document in cursor:
-                found[collection, key] = document
-            for row in mine:
-                if (collection, row[2]) not in found:
-                    gone = {
-                        "collection": collection,
-                        "generation": row[1],
-                        "keys": [row[2]],
-                        "tokens": [row[5]],
-                    }
-                    await connection.execute(SQL["drop_pending"], gone)
-        return found
 
     async def known_hashes(
         self, collection: str, generation: int, hashes: Collection[bytes]
@@ -109,8 +95,12 @@ class EmbedTransactions:
     async def write(self, writes: Sequence[EmbedWrite]) -> tuple[Sequence[WriteOutcome], datetime]:
         """See `EmbedStore.write`; all writes are of one collection and generation."""
         with sink_errors():
-            async with self._pool.connection() as connection, connection.transaction():
-                return await _write(connection, writes)
+            async with self._pool.connection() as connection:
+                async with transaction(connection):
+                    outcomes, clock = await _write(connection, writes)
+                row = await clock.fetchone()
+        assert row is not None
+        return outcomes, row[0]
 
     async def fail(self, claim: Claim, error: Exception, retry_seconds: float | None) -> None:
         """Give a claim back: retried alone after `retry_seconds`; None: dead-lettered if its text is still wanted."""
@@ -175,6 +165,26 @@ class EmbedTransactions:
                 return [GenerationInfo(*row) async for row in await connection.execute(SQL["generations"])]
 
 
+async def _records(
+    connection: Connection, rows: Sequence[Sequence[Any]]
+) -> dict[str, psycopg.AsyncCursor[Any]]:
+    """Rows of the claimed records, by collection; not waited for."""
+    found = {}
+    for collection in sorted({row[0] for row in rows}):
+        query = SQL.filled("claimed_rows", record=record_table(collection))
+        found[collection] = await connection.execute(
+            query, {"keys": [row[2] for row in rows if row[0] == collection]}
+        )
+    return found
+
+
+async def _drop(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+    """Claims whose record is gone."""
+    for row in rows:
+        gone = {"collection": row[0], "generation": row[1], "keys": [row[2]], "tokens": [row[5]]}
+        await connection.execute(SQL["drop_pending"], gone)
+
+
 def _said(error: Exception) -> str:
     """Of an error of ours what it says. Another's may quote the text, which is not to be read in a dead letter."""
     if not isinstance(error, UpwellError):
@@ -210,7 +220,8 @@ def _claim(row: Sequence[Any], document: Mapping[str, Any]) -> Claim:
 
 async def _write(
     connection: Connection, writes: Sequence[EmbedWrite]
-) -> tuple[Sequence[WriteOutcome], datetime]:
+) -> tuple[Sequence[WriteOutcome], psycopg.AsyncCursor[Any]]:
+    """What became of each, and the cursor of the sink's clock, which is not waited for."""
     claims = [write.claim for write in writes]
     at: dict[str, Any] = {"collection": claims[0].collection, "generation": claims[0].generation}
     pending = await _lock(connection, claims, at)
@@ -225,24 +236,19 @@ async def _write(
         kind: [claim for claim, outcome in zip(claims, outcomes, strict=True) if outcome is kind]
         for kind in WriteOutcome
     }
-    async with connection.pipeline():
-        await _leave_pending(connection, by_outcome, at)
-        if written:
-            await _store(connection, written, vectors, at)
-        clock = await connection.execute(SQL["clock"])
-    row = await clock.fetchone()
-    assert row is not None
-    return outcomes, row[0]
+    await _leave_pending(connection, by_outcome, at)
+    if written:
+        await _store(connection, written, vectors, at)
+    return outcomes, await connection.execute(SQL["clock"])
 
 
 async def _lock(connection: Connection, claims: Sequence[Claim], at: dict[str, Any]) -> dict[str, Version]:
     """Version that is pending now, by token, of the claims whose lease and record are still there (H13)."""
     keys = {"keys": [claim.key for claim in claims], "tokens": [claim.token for claim in claims]}
     record = record_table(at["collection"])
-    async with connection.pipeline():
-        await connection.execute(SQL["lock_collection"], at)
-        records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)
-        locked = await connection.execute(SQL["lock_claims"], {**at, **keys})
+    await connection.execute(SQL["lock_collection"], at)
+    records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)
+    locked = await connection.execute(SQL["lock_claims"], {**at, **keys})
     alive = {row[0] for row in await records.fetchall() if not row[1]}
     versions = {row[0]: Version(row[1], row[2]) for row in await locked.fetchall()}
     return {
@@ -262,7 +268,7 @@ async def _stored_vectors(
             query = SQL.filled("stored_vectors", embedding=embedding_table(at["collection"], number))
             with _dropped(at["collection"], number):
                 rows = await connection.execute(query, {"hashes": list(wanted)})
-            found |= {row[0]: row[1] async for row in rows}
+                found |= {row[0]: row[1] async for row in rows}
     return found
 
 

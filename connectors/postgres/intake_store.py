@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from connectors.postgres.intake_writes import position_arrays, record_arrays, simple_statements
 from connectors.postgres.layout import Column, embedding_table, record_table
 from connectors.postgres.sql import Queries
+from connectors.postgres.transaction import transaction
 from connectors.postgres.translate import sink_errors
 from schemas.change import TopicPartition, Version
 from schemas.errors import Conflict, DeploymentChanged, MigrationNeeded, PositionConflict
@@ -40,7 +41,7 @@ class IntakeTransactions:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._columns: dict[str, tuple[int, list[Column]]] = {}
+        self._upserts: dict[str, tuple[int, sql.SQL]] = {}
 
     async def positions(self, topics: Collection[str]) -> Mapping[TopicPartition, int]:
         """Next offset of every partition that has a position row."""
@@ -54,22 +55,24 @@ class IntakeTransactions:
     ) -> tuple[IntakePlan, datetime]:
         """One transaction; see `IntakeStore.intake`."""
         with sink_errors():
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self._pool.connection() as connection, transaction(connection):
                 seen = await lock_and_read(connection, request)
-                columns = await self._columns_of(connection, request.collection, seen.attributes)
+                upsert = await self._upsert_of(connection, request.collection, seen.attributes)
                 plan = decide(seen.view)
-                return plan, await write_plan(connection, request, plan, seen, columns)
+                return plan, await write_plan(connection, request, plan, seen, upsert)
 
-    async def _columns_of(self, connection: Connection, collection: str, attributes: int) -> list[Column]:
-        """Key and metadata columns of the record table; read again once `migrate` has made another.
+    async def _upsert_of(self, connection: Connection, collection: str, attributes: int) -> sql.SQL:
+        """Writes the record table's columns, which are read again once `migrate` has made another.
 
         Else a row that is taken in before this worker starts again would lack its value, and nobody would miss it.
         """
-        known = self._columns.get(collection)
+        known = self._upserts.get(collection)
         if known is None or known[0] != attributes:
             rows = await connection.execute(SQL["column_types"], {"table": f"upwell.record_{collection}"})
             found = [Column(name, type_name) async for name, type_name in rows]
-            known = self._columns[collection] = (attributes, found)
+            # As text: putting it together takes longer than sending it.
+            upsert = sql.SQL(_upsert(record_table(collection), found).as_string(connection))
+            known = self._upserts[collection] = (attributes, upsert)
         return known[1]
 
 
@@ -78,18 +81,17 @@ async def lock_and_read(connection: Connection, request: IntakeRequest) -> Seen:
     record = record_table(request.collection)
     at = sorted(request.positions)
     keys = {"keys": list(request.keys), "with_rows": sorted(request.with_rows)}
-    async with connection.pipeline():
-        lock = "lock_collection_alone" if request.exclusive else "lock_collection"
-        await connection.execute(SQL[lock], {"collection": request.collection})
-        positions = await connection.execute(
-            SQL["lock_positions"],
-            {"topics": [each.topic for each in at], "partitions": [each.partition for each in at]},
-        )
-        records = await connection.execute(SQL.filled("lock_records", record=record), keys)
-        state = await connection.execute(
-            SQL.filled("intake_state", record=record),
-            {"collection": request.collection, "table": f"upwell.record_{request.collection}", **keys},
-        )
+    lock = "lock_collection_alone" if request.exclusive else "lock_collection"
+    await connection.execute(SQL[lock], {"collection": request.collection})
+    positions = await connection.execute(
+        SQL["lock_positions"],
+        {"topics": [each.topic for each in at], "partitions": [each.partition for each in at]},
+    )
+    records = await connection.execute(SQL.filled("lock_records", record=record), keys)
+    state = await connection.execute(
+        SQL.filled("intake_state", record=record),
+        {"collection": request.collection, "table": f"upwell.record_{request.collection}", **keys},
+    )
     _check_positions(request, await positions.fetchall())
     row = await state.fetchone()
     if row is None:
@@ -135,7 +137,7 @@ async def write_plan(
     request: IntakeRequest,
     plan: IntakePlan,
     seen: Seen,
-    columns: Sequence[Column],
+    upsert: sql.SQL,
     *,
     audited: bool = True,
 ) -> datetime:
@@ -144,22 +146,22 @@ async def write_plan(
     common = {"collection": collection}
     if plan.fence is not None:
         await _remove_fenced(connection, collection, plan.fence, seen.fed)
-    async with connection.pipeline():
-        records = None
-        if plan.writes:
-            records = await connection.execute(_upsert(record, columns), record_arrays(plan.writes))
-        for name, parameters in simple_statements(plan, seen.fed, audited=audited):
-            await connection.execute(SQL[name], {**common, **parameters})
-        for number in seen.fed:
-            removed = [write.key for write in plan.writes if write.embed_in(number) == "remove"]
-            if removed:
-                query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
-                await connection.execute(query, {"keys": removed})
-        if plan.repairs_wanted:
-            query = SQL.filled("want_repairs", record=record)
-            await connection.execute(query, {**common, "keys": sorted(plan.repairs_wanted)})
-        moved = await _positions(connection, request, plan)
-        clock = await connection.execute(SQL["clock"])
+    records = None
+    if plan.writes:
+        records = await connection.execute(upsert, record_arrays(plan.writes))
+    for name, parameters in simple_statements(plan, seen.fed, audited=audited):
+        await connection.execute(SQL[name], {**common, **parameters})
+    for number in seen.fed:
+        removed = [write.key for write in plan.writes if write.embed_in(number) == "remove"]
+        if removed:
+            query = SQL.filled("remove_embeddings", embedding=embedding_table(collection, number))
+            await connection.execute(query, {"keys": removed})
+    if plan.repairs_wanted:
+        query = SQL.filled("want_repairs", record=record)
+        await connection.execute(query, {**common, "keys": sorted(plan.repairs_wanted)})
+    moved = await _positions(connection, request, plan)
+    row = await (await connection.execute(SQL["clock"])).fetchone()
+    assert row is not None
     if records is not None and records.rowcount != len(plan.writes):
         raise Conflict(f"{collection}: a record was written by somebody else meanwhile")
     for cursor, wanted in moved:
@@ -167,8 +169,6 @@ async def write_plan(
             raise PositionConflict(
                 f"{collection}: a position was moved by another owner; a restart begins at the sink's"
             )
-    row = await clock.fetchone()
-    assert row is not None
     return row[0]  # type: ignore[no-any-return]
 
 

@@ -64,11 +64,11 @@ class ReplayTransactions(IntakeTransactions):
         with sink_errors():
             async with self._pool.connection() as connection, connection.transaction():
                 seen = await lock_and_read(connection, request)
-                columns = await self._columns_of(connection, request.collection, seen.attributes)
+                upsert = await self._upsert_of(connection, request.collection, seen.attributes)
                 replay = decide(seen.view)
                 if replay.closed_by is None:
                     return replay
-                await write_plan(connection, request, replay.plan, seen, columns, audited=False)
+                await write_plan(connection, request, replay.plan, seen, upsert, audited=False)
                 await _close(connection, letter, replay.closed_by, _facts(replay))
                 return replay
 

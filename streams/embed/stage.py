@@ -10,12 +10,13 @@ After `attempts` of them it becomes a dead letter (ADR 0018).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -30,13 +31,15 @@ from schemas.errors import (
 )
 from schemas.sink import Claim, EmbedWrite, WriteOutcome
 from schemas.template import Template
-from streams.embed.core import Cut, counts, cut, embed_write, to_encode
+from streams.embed.core import ChunkCounts, Cut, counts, cut, embed_write, to_encode
 from streams.embed.on_the_way import OnTheWay, Share, Vector
 from streams.embed.runners import Runners
 from streams.embed.thread import OneThread
 from streams.freshness.measures import Measures
 from streams.ports import Chunker, EmbedStore, Encoder
 from streams.vitals import Vitals
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -200,10 +203,13 @@ class Embedder:
             cuts = await self._cut(recipe, claims)
             if not cuts:
                 return
-            with self._on_the_way.share(claims[0].collection, claims[0].generation) as share:
-                vectors, encoded = await self._vectors(recipe, cuts, share)
+            place = claims[0].collection, claims[0].generation
+            with self._on_the_way.share(*place) as share:
+                async with _beside(self._store.own_hashes(*place, [one.claim.key for one in cuts])) as own:
+                    vectors, encoded = await self._vectors(recipe, cuts, share)
+                    made = counts(cuts, encoded, await own)
                 writes = [embed_write(one, vectors, recipe.copy_from) for one in cuts]
-                await self._write(recipe, cuts, writes, encoded, time.monotonic() - started)
+                await self._write(recipe, writes, made, time.monotonic() - started)
         except (Halt, Retry):
             raise
         except Exception as error:
@@ -270,17 +276,9 @@ class Embedder:
         return made
 
     async def _write(
-        self,
-        recipe: Recipe,
-        cuts: Sequence[Cut],
-        writes: Sequence[EmbedWrite],
-        encoded: frozenset[bytes],
-        seconds: float,
+        self, recipe: Recipe, writes: Sequence[EmbedWrite], made: ChunkCounts, seconds: float
     ) -> None:
-        claim = cuts[0].claim
-        own = await self._store.own_hashes(
-            claim.collection, claim.generation, [one.claim.key for one in cuts]
-        )
+        claim = writes[0].claim
         while True:
             try:
                 outcomes, visible_at = await self._store.write(writes)
@@ -291,13 +289,12 @@ class Embedder:
             written = sum(outcome in (WriteOutcome.WRITTEN, WriteOutcome.MOVED_ON) for outcome in outcomes)
             self._measures.count(claim.collection, visible_at, "fill_written", written)
             return
-        for one, outcome in zip(cuts, outcomes, strict=True):
+        for write, outcome in zip(writes, outcomes, strict=True):
             self._measures.count(claim.collection, visible_at, f"embed_{outcome.value}")
             if outcome in (WriteOutcome.WRITTEN, WriteOutcome.MOVED_ON):
-                self._measures.searchable(one.claim, visible_at, seconds)
-        result = counts(cuts, encoded, own)
+                self._measures.searchable(write.claim, visible_at, seconds)
         for name in ("encoded", "kept", "copied"):
-            self._measures.count(claim.collection, visible_at, f"chunks_{name}", getattr(result, name))
+            self._measures.count(claim.collection, visible_at, f"chunks_{name}", getattr(made, name))
 
     async def _bury(self, claim: Claim) -> None:
         """Whoever tried it died, or the model hung: not once more."""
@@ -349,6 +346,17 @@ def _document(recipe: Recipe, claim: Claim) -> str:
             f"the document has {size} bytes, max_document_bytes is {recipe.max_document_bytes}"
         )
     return text
+
+
+@contextlib.asynccontextmanager
+async def _beside(call: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """A call that runs meanwhile; not longer than what it runs beside."""
+    task = asyncio.create_task(call)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 class _BusyTime:

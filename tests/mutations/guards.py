@@ -399,7 +399,7 @@ LOCK: Final = (
         "a generation is made beside a transaction that does not know it: no pending row, for ever",
         (7, 19),
         STORE,
-        '        await connection.execute(SQL[lock], {"collection": request.collection})\n',
+        '    await connection.execute(SQL[lock], {"collection": request.collection})\n',
         "",
         contract("races", "h19_generations_are_read_under_the_lock"),
     ),
@@ -426,8 +426,8 @@ LOCK: Final = (
         "vectors are written into a generation that is being switched to or dropped",
         (7, 20),
         EMBED,
-        '        await connection.execute(SQL["lock_collection"], at)\n        records =',
-        "        records =",
+        '    await connection.execute(SQL["lock_collection"], at)\n    records =',
+        "    records =",
         contract("guards", "an_embedding_is_written_under_the_lock"),
     ),
     Guard(
@@ -462,9 +462,9 @@ LOCK: Final = (
         "an intake feeds the generations that there were before it waited",
         (19,),
         STORE,
-        "            await connection.execute(SQL[name], {**common, **parameters})\n",
-        '            more = {"generations": [1]} if "generations" in parameters else {}\n'
-        "            await connection.execute(SQL[name], {**common, **parameters, **more})\n",
+        "        await connection.execute(SQL[name], {**common, **parameters})\n",
+        '        more = {"generations": [1]} if "generations" in parameters else {}\n'
+        "        await connection.execute(SQL[name], {**common, **parameters, **more})\n",
         contract("races", "h19_generations_are_read_under_the_lock"),
     ),
     Guard(
@@ -496,10 +496,10 @@ LOCK: Final = (
         "an embedding and an intake of the same key wait for each other",
         (20,),
         EMBED,
-        '        records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)\n'
-        '        locked = await connection.execute(SQL["lock_claims"], {**at, **keys})\n',
-        '        locked = await connection.execute(SQL["lock_claims"], {**at, **keys})\n'
-        '        records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)\n',
+        '    records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)\n'
+        '    locked = await connection.execute(SQL["lock_claims"], {**at, **keys})\n',
+        '    locked = await connection.execute(SQL["lock_claims"], {**at, **keys})\n'
+        '    records = await connection.execute(SQL.filled("lock_records_to_embed", record=record), keys)\n',
         contract("guards", "h20_an_embedding_that_waits_for_a_record_holds_no_pending_row"),
     ),
     Guard(
@@ -507,9 +507,9 @@ LOCK: Final = (
         "vectors that are committed while a delete waits outlive it",
         (14, 15),
         STORE,
-        "    async with connection.pipeline():\n        lock = ",
+        '    lock = "lock_collection_alone"',
         '    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")\n'
-        "    async with connection.pipeline():\n        lock = ",
+        '    lock = "lock_collection_alone"',
         contract("races", "h14_vectors_committed_while_a_delete_waits_are_removed"),
     ),
     Guard(
