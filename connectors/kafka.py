@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as ClientPartition
 from confluent_kafka.admin import (
     AdminClient,
@@ -242,6 +242,13 @@ class Kafka:
         with self._errors():
             listed = self._admin.list_consumer_groups(request_timeout=self._timeout).result()
         return {group.group_id: group.state.name for group in listed.valid}
+
+    def members(self, group: str) -> int:
+        """How many share out its partitions; 0 while they do not agree on that."""
+        with self._errors():
+            future = self._admin.describe_consumer_groups([group], request_timeout=self._timeout)[group]
+            found = self._result(future)
+        return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
 
     def delete_group(self, group: str) -> None:
         """Idempotent. Raises SettingsError while it has members."""

@@ -61,13 +61,17 @@ def fill_topic(deployment: Deployment, kind: EventKind, events: int, rows: int) 
 
 
 def take_in(deployment: Deployment, end: int, workers: int) -> float:
-    """Events a second of so many worker processes, from their start until the sum of positions is `end`. They are
+    """Events a second of so many worker processes, from when all read until the sum of positions is `end`. They are
     stopped afterwards."""
+    kafka, group = neighbours.kafka(deployment.settings), deployment.settings.group_id
     with deployment.sink() as sink:
         begin = int(one(sink, POSITIONS, deployment.topic))
         least = begin + (end - begin) * SKIPPED
         deployment.start_workers(workers)
         try:
+            deployment.until(
+                lambda: kafka.members(group) == workers, TAKEN_IN_SECONDS, f"{workers} workers that read"
+            )
             first = deployment.until(
                 lambda: _position(sink, deployment, least), TAKEN_IN_SECONDS, "intake under way"
             )

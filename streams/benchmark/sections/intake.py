@@ -19,7 +19,8 @@ def measure(bench: Bench) -> Section:
         filled: list[Filled] = []
 
         def rate(kind: EventKind, workers: int) -> float:
-            filled.append(fill_topic(deployment, kind, plan.events, plan.event_documents))
+            # As many for each: the first one reads alone until the second one has joined.
+            filled.append(fill_topic(deployment, kind, workers * plan.events, plan.event_documents))
             found = take_in(deployment, filled[-1].end, workers)
             bench.tell(f"{kind} changes, {workers} worker processes: {found:.0f} events/s")
             return found
