@@ -64,7 +64,7 @@ def model_state(settings: Settings) -> ModelState:
     from connectors.encoder.calibration import read
     from connectors.encoder.directory import model_directory, model_identity
     from connectors.encoder.export import cached, place
-    from connectors.encoder.model import choose_for, onnx_key
+    from connectors.encoder.model import choose_for, falls_back, onnx_key
 
     name = settings.model.name
     choice = choose_for(name, settings.model.runtime)
@@ -73,8 +73,9 @@ def model_state(settings: Settings) -> ModelState:
     where = None if identity is None else place(cache_directory(), name, identity)
     export = None if where is None else cached(where)
     runtime, why = choice.runtime, choice.why
-    if runtime == "onnx" and settings.model.runtime == "auto" and export is not None and export.problem:
-        runtime, why = "torch", export.problem
+    problem = "" if export is None else export.problem
+    if runtime == "onnx" and problem and falls_back(name, settings.model.runtime):
+        runtime, why = "torch", problem
     calibration = None if where is None else read(where).get(onnx_key(settings.worker.threads))
     return ModelState(name, runtime, why, source, identity, where, export, calibration)
 

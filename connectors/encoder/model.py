@@ -83,10 +83,15 @@ def load_encoder(
     try:
         return _load_onnx(name, threads, cache, progress)
     except ExportFailed as error:
-        if runtime == "onnx" or ModelName.parse(name).is_int8:  # vectors of another model are no way out
+        if not falls_back(name, runtime):
             raise ModelUnavailable(f"model {name} cannot run with ONNX: {error}; {_instead(name)}") from error
         progress(f"model {name} runs with torch, not ONNX: {error}")
         return load_torch(name, threads, device)
+
+
+def falls_back(name: str, runtime: Runtime) -> bool:
+    """Whether torch is used where a model does not export; not for the int8 variant, whose vectors are others."""
+    return runtime == "auto" and not ModelName.parse(name).is_int8
 
 
 def _instead(name: str) -> str:

@@ -19,6 +19,8 @@ from connectors.encoder.export import ExportFailed, cached, exported, place
 from connectors.encoder.model import choose, choose_for, load_encoder
 from connectors.encoder.onnx import GRAPH, MANIFEST, Manifest
 from schemas.errors import ModelUnavailable, SettingsError
+from streams.models import model_state
+from streams.settings import load
 from tests.deployment import ROOT
 from tests.fixtures.model import tokenizer_json
 
@@ -234,6 +236,19 @@ def test_a_graph_that_is_none(source: Path, tmp_path: Path) -> None:
     found, lines = loaded(source, cache)
     assert isinstance(found, ByTorch)
     assert "`upwell model export --force` makes it anew" in lines[-1]
+
+
+def test_what_is_shown_is_what_a_worker_would_do(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch stands in for a model that does not export, but not for its int8 variant."""
+    monkeypatch.setenv("UPWELL_CACHE", str(tmp_path))
+    for name, runtime in ((f"path:{source}", "torch"), (f"int8:path:{source}", "onnx")):
+        directory = place(tmp_path, name, model_identity(source))
+        directory.mkdir(parents=True)
+        dataclasses.replace(WHOLE, files={}, problem="it sings").write(directory)
+        found = model_state(load(environment={"UPWELL_MODEL_NAME": name, "UPWELL_CACHE": str(tmp_path)}))
+        assert (found.runtime, found.export is not None) == (runtime, True)
 
 
 # Models of the hub
