@@ -45,13 +45,19 @@ class VectorIndex(Strict):
     """The HNSW index over a collection's vectors, in pgvector's ranges. No part of a generation: no vector changes.
 
     `ef_search` is the search function's default. `build`: before the first row, or once the first load is complete, by
-    `upwell maintain`.
+    `upwell maintain`. `type`: of the column, for as long as the collection is there; a view's column keeps its type.
     """
 
     m: Annotated[int, Field(ge=2, le=100)] = 16
     ef_construction: Annotated[int, Field(ge=4, le=1000)] = 64
     ef_search: Annotated[int, Field(ge=1, le=1000)] = 100
     build: Literal["at_once", "after_load"] = "at_once"
+    type: Literal["vector", "halfvec"] = "vector"
+
+    @property
+    def most_dimensions(self) -> int:
+        """That pgvector indexes."""
+        return 4000 if self.type == "halfvec" else 2000
 
     @model_validator(mode="after")
     def _wide_enough(self) -> Self:

@@ -11,7 +11,9 @@ from schemas.spec import VectorIndex
 #: Bytes of a page, and of them what pgvector can use.
 PAGE: Final = 8192
 USABLE: Final = 8160
-#: Of pgvector's element: without the vector's floats; a neighbour; what a tuple's place in its page takes.
+#: Of a vector's number.
+NUMBER: Final = {"vector": 4, "halfvec": 2}
+#: Of pgvector's element: without the vector's numbers; a neighbour; what a tuple's place in its page takes.
 ELEMENT: Final = 80
 NEIGHBOUR: Final = 6
 PLACE: Final = 4
@@ -90,7 +92,7 @@ class VectorFacts:
     @property
     def bloat(self) -> float | None:
         """How many times as large the index is as its rows need; None without rows or index."""
-        need = needed_bytes(self.table.rows, self.dimension, self.wanted.m)
+        need = needed_bytes(self.table.rows, self.dimension, self.wanted)
         return None if self.searchable is None or not need else self.searchable.bytes / need
 
     @property
@@ -99,12 +101,12 @@ class VectorFacts:
         return self.filling and self.searchable is None and not self.leftovers
 
 
-def needed_bytes(rows: int, dimension: int, m: int) -> int:
+def needed_bytes(rows: int, dimension: int, index: VectorIndex) -> int:
     """Of a fresh HNSW index over as many vectors, all different: pgvector keeps an element and its neighbours on one
     page where they fit (hnsw.h and hnswbuild.c of 0.8).
     """
-    neighbours = 4 + round((2 + 1 / max(m - 1, 1)) * m * NEIGHBOUR)
-    element = ELEMENT + 4 * dimension
+    neighbours = 4 + round((2 + 1 / max(index.m - 1, 1)) * index.m * NEIGHBOUR)
+    element = ELEMENT + NUMBER[index.type] * dimension
     together = element + neighbours + 2 * PLACE
     pages = 1 / (USABLE // together) if together <= USABLE else 2.0
     return round(rows * pages * PAGE)
@@ -139,6 +141,6 @@ def why_build(facts: VectorFacts) -> Iterator[str]:
 
 
 def is_bloated(facts: VectorFacts) -> bool:
-    need = needed_bytes(facts.table.rows, facts.dimension, facts.wanted.m)
+    need = needed_bytes(facts.table.rows, facts.dimension, facts.wanted)
     size = 0 if facts.searchable is None else facts.searchable.bytes
     return size - need > WORTH_BYTES and size > BLOATED * need

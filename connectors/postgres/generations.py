@@ -136,10 +136,11 @@ class Generations:
             number = max(row["number"] for row in self._rows(SQL["numbers"], {"collection": collection})) + 1
             made = replace(wanted, number=number, state="filling")
             at = {"collection": collection, "number": number}
+            index = self._layout(made).index
             insert_generation(self._connection, made)
-            make_embedding(self._connection, made)
+            make_embedding(self._connection, made, index)
             if collection == CANARY:  # one row: nobody waits for it
-                self._connection.execute(hnsw_query(collection, number, self._layout(made).index))
+                self._connection.execute(hnsw_query(collection, number, index))
             fill = SQL.filled("fill", record=record_table(collection))
             pending = self._connection.execute(fill, at).rowcount
             self._audit(made, "generation_created", {"pending": pending})
@@ -307,6 +308,7 @@ class Generations:
                 m=found["index_m"],
                 ef_construction=found["index_ef_construction"],
                 ef_search=found["index_ef_search"],
+                type=found["index_type"],
             ),
         )
 

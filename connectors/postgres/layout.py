@@ -43,7 +43,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class CollectionLayout:
-    """Everything the sink needs to know of a collection. Raises SettingsError for a column name that is ours.
+    """Everything the sink needs to know of a collection. Raises SettingsError for a column name that is ours, and for
+    more dimensions than pgvector indexes.
 
     `valued`: metadata columns that are new to the sink, and not NULL in each row of the source.
     """
@@ -59,6 +60,12 @@ class CollectionLayout:
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "collection")
+        if self.generation.dimension > self.index.most_dimensions:
+            raise SettingsError(
+                f"collection {self.name}: {self.generation.model} makes vectors of {self.generation.dimension} "
+                f"dimensions, pgvector indexes {self.index.most_dimensions} of the type {self.index.type}"
+                + ('; index.type = "halfvec" takes 4000' if self.index.type == "vector" else "")
+            )
         for column in self.columns:
             if column.name.startswith("_") or column.name in RESERVED_COLUMNS:
                 raise SettingsError(

@@ -189,11 +189,16 @@ def _collection(connection: Connection, layout: CollectionLayout) -> list[str]:
             f"collection {layout.name} was made of {row[0]} with key {', '.join(row[1])}: "
             "give the changed table another name"
         )
+    if row[3] != layout.index.type:
+        raise SettingsError(
+            f"collection {layout.name}: its vectors are of the type {row[3]}, which stays while the collection is "
+            f'there: write index.type = "{row[3]}", or give one of another type another name'
+        )
     connection.execute(SQL["create_watermark"], {"name": layout.name})
     connection.execute(SQL["move_deadlines"], {"collection": layout.name})
     again = _record(connection, layout)
     live = _live(connection, layout)
-    left = make_embedding(connection, live)
+    left = make_embedding(connection, live, layout.index)
     left += _index(connection, layout, live)
     left += _options(connection, f"record_{layout.name}", RECORD_OPTIONS)
     make_read_side(connection, replace(layout, generation=live))
@@ -304,12 +309,12 @@ def _type(column: Column) -> sql.SQL:
     return sql.SQL(column.type)
 
 
-def make_embedding(connection: Connection, generation: GenerationInfo) -> list[str]:
+def make_embedding(connection: Connection, generation: GenerationInfo, index: VectorIndex) -> list[str]:
     """A generation's table, all but its HNSW index, and what a worker may do with it. Returns what is left to do."""
     collection, number = generation.collection, generation.number
     table, name = embedding_table(collection, number), f"embedding_{collection}_g{number}"
-    dimension = sql.Literal(generation.dimension)
-    connection.execute(SQL.filled("create_embedding", embedding=table, dimension=dimension))
+    column = {"type": sql.SQL(index.type), "dimension": sql.Literal(generation.dimension)}
+    connection.execute(SQL.filled("create_embedding", embedding=table, **column))
     if not _is_there(connection, f"{name}_hash"):
         connection.execute(SQL.filled("index_hash", index=sql.Identifier(f"{name}_hash"), embedding=table))
     connection.execute(
@@ -356,6 +361,7 @@ def hnsw_query(collection: str, generation: int, wanted: VectorIndex, *, beside:
         concurrently=sql.SQL("CONCURRENTLY" if beside else ""),
         index=sql.Identifier(beside or hnsw_name(collection, generation)),
         embedding=embedding_table(collection, generation),
+        operators=sql.SQL(wanted.type + "_cosine_ops"),
         m=sql.Literal(wanted.m),
         ef_construction=sql.Literal(wanted.ef_construction),
     )
@@ -398,6 +404,7 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
         "collection": sql.Literal(layout.name),
         "generation": sql.Literal(layout.generation.number),
         "ef_search": sql.Literal(layout.index.ef_search),
+        "type": sql.SQL(layout.index.type),
         "keys": sql.SQL(", ").join(sql.Identifier("r", column.name) for column in layout.key),
         "metadata": sql.Composed([sql.SQL(", ") + sql.Identifier("r", column.name) for column in metadata]),
         "returns": sql.SQL(", ").join(_returned(layout, metadata)),
@@ -415,10 +422,11 @@ def make_read_side(connection: Connection, layout: CollectionLayout) -> None:
         connection.execute(SQL.filled(query, **parts))
 
 
+#: "" is the collection's own.
 _VIEW_TYPES: Final = (
     ("chunk_no", "int"),
     ("chunk_text", "text"),
-    ("embedding", "vector"),
+    ("embedding", ""),
     ("model", "text"),
     ("source_committed_at", "timestamptz"),
     ("embedded_at", "timestamptz"),
@@ -431,7 +439,7 @@ def _returned(layout: CollectionLayout, metadata: Sequence[Column]) -> Iterator[
     for column in layout.key:
         yield sql.Identifier(column.name) + sql.SQL(" ") + _type(column)
     for name, type_name in _VIEW_TYPES:
-        yield sql.Identifier(name) + sql.SQL(" ") + sql.SQL(type_name)
+        yield sql.Identifier(name) + sql.SQL(" ") + sql.SQL(type_name or layout.index.type)
     for column in metadata:
         yield sql.Identifier(column.name) + sql.SQL(" ") + _type(column)
 

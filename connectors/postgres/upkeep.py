@@ -92,6 +92,7 @@ def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
             ef_construction=row["index_ef_construction"],
             ef_search=row["index_ef_search"],
             build=row["index_build"],
+            type=row["index_type"],
         ),
         filling=row["filling"] and not at_once,
         table=read_table(connection, embedding_table(collection, number), table),

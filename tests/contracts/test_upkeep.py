@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import psycopg
 import pytest
@@ -346,24 +346,33 @@ async def test_dead_rows_are_a_reason_to_build_and_to_vacuum(
 
 
 @pytest.mark.parametrize(
-    ("dimension", "m"), [(4, 16), (384, 16), (384, 48), (768, 16), (1536, 16), (2000, 8)]
+    ("dimension", "m", "type_"),
+    [
+        *((dimension, 16, "vector") for dimension in (4, 384, 768, 1536)),
+        (384, 48, "vector"),
+        (2000, 8, "vector"),
+        (384, 16, "halfvec"),
+        (1536, 16, "halfvec"),
+        (4000, 8, "halfvec"),
+    ],
 )
 def test_what_an_index_needs_is_what_a_fresh_one_takes(
-    connection: Connection, dimension: int, m: int
+    connection: Connection, dimension: int, m: int, type_: Literal["vector", "halfvec"]
 ) -> None:
     """Else it would be taken for bloated just after it was built."""
     rows = 600
     connection.execute(
         f"CREATE TABLE fresh AS SELECT (SELECT array_agg(random()) FROM generate_series(1, {dimension}) WHERE n > 0)"
-        f"::vector({dimension}) AS v FROM generate_series(1, {rows}) AS n".encode()
+        f"::{type_}({dimension}) AS v FROM generate_series(1, {rows}) AS n".encode()
     )
-    options = f"(m = {m}, ef_construction = {max(16, 2 * m)})"
+    wanted = VectorIndex(m=m, ef_construction=max(16, 2 * m), type=type_)
+    options = f"(m = {m}, ef_construction = {wanted.ef_construction})"
     connection.execute(
-        f"CREATE INDEX fresh_hnsw ON fresh USING hnsw (v vector_cosine_ops) WITH {options}".encode()
+        f"CREATE INDEX fresh_hnsw ON fresh USING hnsw (v {type_}_cosine_ops) WITH {options}".encode()
     )
     row = connection.execute("SELECT pg_relation_size('fresh_hnsw')").fetchone()
     assert row is not None
-    assert 0.8 < row[0] / needed_bytes(rows, dimension, m) < 1.3
+    assert 0.8 < row[0] / needed_bytes(rows, dimension, wanted) < 1.3
 
 
 async def test_a_bloated_index_is_built_anew(

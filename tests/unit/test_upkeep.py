@@ -11,7 +11,7 @@ from schemas.spec import VectorIndex
 from schemas.upkeep import WORTH_BYTES, IndexFacts, TableFacts, VectorFacts, needed_bytes, why_build
 from streams.doctor.sink import judge_index
 
-NEED: Final = needed_bytes(100_000, 384, 16)
+NEED: Final = needed_bytes(100_000, 384, VectorIndex())
 INDEX: Final = IndexFacts("embedding_content_g1_hnsw", True, 16, 64, NEED)
 WELL: Final = VectorFacts(
     collection="content",

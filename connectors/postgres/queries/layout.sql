@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS {embedding} (
     chunk_no int NOT NULL,
     chunk_hash bytea NOT NULL,
     chunk_text text NOT NULL,
-    embedding vector({dimension}) NOT NULL,
+    embedding {type}({dimension}) NOT NULL,
     embedded_at timestamptz NOT NULL,
     PRIMARY KEY (key, chunk_no)
 ) WITH (fillfactor = 70)
@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS {embedding} (
 CREATE INDEX {index} ON {embedding} (chunk_hash)
 
 -- name: index_hnsw
-CREATE INDEX {concurrently} {index} ON {embedding} USING hnsw (embedding vector_cosine_ops)
+CREATE INDEX {concurrently} {index} ON {embedding} USING hnsw (embedding {operators})
   WITH (m = {m}, ef_construction = {ef_construction})
 
 -- name: hnsw_indexes
@@ -99,7 +99,7 @@ ALTER TABLE {table} SET ({option} = {value})
 -- replayed or waived. `stale_since`: the oldest commit that is not reflected; NULL where only a load's row waits. The vector has no dimension here, so that a generation of another one can take its place; the
 -- index is used all the same.
 CREATE OR REPLACE VIEW {view} AS
-SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::vector, {model}::text AS model, r._committed_at AS source_committed_at,
+SELECT {keys}, e.chunk_no, e.chunk_text, e.embedding::{type}, {model}::text AS model, r._committed_at AS source_committed_at,
        e.embedded_at,
        EXISTS (SELECT 1 FROM upwell.pending p
                 WHERE p.collection = {collection} AND p.generation = {generation} AND p.key = e.key)
@@ -196,15 +196,15 @@ SELECT collection, number, fingerprint, model, dimension, template, max_tokens, 
 -- The canary's table has nothing to load.
 INSERT INTO upwell.collection
        (name, table_name, key_columns, threshold_seconds, load_state, index_m, index_ef_construction, index_ef_search,
-        index_build)
+        index_build, index_type)
 VALUES (%(name)s, %(table)s, %(key)s, %(threshold_seconds)s,
         CASE WHEN %(name)s = 'canary' THEN 'complete' ELSE 'incomplete' END,
-        %(m)s, %(ef_construction)s, %(ef_search)s, %(build)s)
+        %(m)s, %(ef_construction)s, %(ef_search)s, %(build)s, %(type)s)
 ON CONFLICT (name) DO UPDATE
    SET threshold_seconds = excluded.threshold_seconds, index_m = excluded.index_m,
        index_ef_construction = excluded.index_ef_construction, index_ef_search = excluded.index_ef_search,
        index_build = excluded.index_build
-RETURNING table_name, key_columns, (xmax = 0) AS created
+RETURNING table_name, key_columns, (xmax = 0) AS created, index_type
 
 -- name: create_watermark
 INSERT INTO upwell.watermark (collection) VALUES (%(name)s) ON CONFLICT DO NOTHING

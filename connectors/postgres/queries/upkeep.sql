@@ -3,6 +3,7 @@
 -- name: generations
 -- Those that are fed. `filling`: rows wait for their first vector, or a first load is not complete.
 SELECT g.collection, g.number, g.state, g.dimension, c.index_m, c.index_ef_construction, c.index_ef_search, c.index_build,
+       c.index_type,
        EXISTS (SELECT FROM upwell.pending p WHERE p.collection = g.collection AND p.generation = g.number
                                               AND coalesce(p.pending_since, p.next_since) IS NULL)
        OR c.load_state <> 'complete' AS filling
