@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from connectors.postgres.layout import embedding_table, record_table
 from connectors.postgres.sql import Queries
 from connectors.postgres.transaction import transaction
 from connectors.postgres.translate import sink_errors
+from connectors.postgres.vectors import vector_arrays
 from schemas.change import Version
 from schemas.errors import Conflict, GenerationDropped, UpwellError
 from schemas.sink import LATE_SHARE, Claim, EmbedWrite, GenerationInfo, Lane, WriteOutcome
@@ -258,21 +260,21 @@ async def _lock(connection: Connection, claims: Sequence[Claim], at: dict[str, A
 
 async def _stored_vectors(
     connection: Connection, writes: Sequence[EmbedWrite], at: dict[str, Any]
-) -> dict[bytes, str]:
+) -> dict[bytes, Sequence[float]]:
     """Of the generation itself, or else of the one that the writes may copy from."""
     hashes = {chunk.hash for write in writes for chunk in write.chunks if chunk.vector is None}
-    found: dict[bytes, str] = {}
+    found: dict[bytes, Sequence[float]] = {}
     for number in (at["generation"], *{write.copy_from for write in writes}):
         wanted = hashes - found.keys()
         if number is not None and wanted:
             query = SQL.filled("stored_vectors", embedding=embedding_table(at["collection"], number))
             with _dropped(at["collection"], number):
                 rows = await connection.execute(query, {"hashes": list(wanted)})
-                found |= {row[0]: row[1] async for row in rows}
+                found |= {row[0]: json.loads(row[1]) async for row in rows}
     return found
 
 
-def _outcome(write: EmbedWrite, pending: Mapping[str, Version], vectors: Mapping[bytes, str]) -> WriteOutcome:
+def _outcome(write: EmbedWrite, pending: Mapping[str, Version], vectors: Collection[bytes]) -> WriteOutcome:
     if write.claim.token not in pending:
         return WriteOutcome.DISCARDED
     if any(chunk.vector is None and chunk.hash not in vectors for chunk in write.chunks):
@@ -298,7 +300,10 @@ async def _leave_pending(
 
 
 async def _store(
-    connection: Connection, writes: Sequence[EmbedWrite], vectors: Mapping[bytes, str], at: dict[str, Any]
+    connection: Connection,
+    writes: Sequence[EmbedWrite],
+    vectors: Mapping[bytes, Sequence[float]],
+    at: dict[str, Any],
 ) -> None:
     embedding = embedding_table(at["collection"], at["generation"])
     counts = [len(write.chunks) for write in writes]
@@ -314,9 +319,9 @@ async def _store(
             "numbers": [chunk.number for _, chunk in chunks],
             "hashes": [chunk.hash for _, chunk in chunks],
             "texts": [chunk.text for _, chunk in chunks],
-            "vectors": [
-                vectors[chunk.hash] if chunk.vector is None else _literal(chunk.vector) for _, chunk in chunks
-            ],
+            **vector_arrays(
+                [vectors[chunk.hash] if chunk.vector is None else chunk.vector for _, chunk in chunks]
+            ),
         },
     )
     await connection.execute(
@@ -330,8 +335,3 @@ async def _store(
             "encoded": [sum(chunk.vector is not None for chunk in write.chunks) for write in writes],
         },
     )
-
-
-def _literal(vector: Sequence[float]) -> str:
-    """pgvector's text form with all digits of a float32."""
-    return "[" + ",".join(f"{float(value):.9g}" for value in vector) + "]"

@@ -270,9 +270,9 @@ DELETE FROM {embedding} e USING unnest(%(keys)b::text[], %(counts)b::int[]) AS u
 -- name: upsert_embeddings
 -- A row is rewritten only where the hash changed: the HNSW index is what costs.
 INSERT INTO {embedding} AS e (key, chunk_no, chunk_hash, chunk_text, embedding, embedded_at)
-SELECT u.key, u.chunk_no, u.chunk_hash, u.chunk_text, u.embedding::vector, clock_timestamp()
-  FROM unnest(%(keys)b::text[], %(numbers)b::int[], %(hashes)b::bytea[], %(texts)b::text[], %(vectors)b::text[])
-       AS u(key, chunk_no, chunk_hash, chunk_text, embedding)
+SELECT u.key, u.chunk_no, u.chunk_hash, u.chunk_text, (%(reals)b::real[])[u.first : u.last]::vector, clock_timestamp()
+  FROM unnest(%(keys)b::text[], %(numbers)b::int[], %(hashes)b::bytea[], %(texts)b::text[], %(firsts)b::int[],
+              %(lasts)b::int[]) AS u(key, chunk_no, chunk_hash, chunk_text, first, last)
 ON CONFLICT (key, chunk_no) DO UPDATE
    SET chunk_hash = excluded.chunk_hash, chunk_text = excluded.chunk_text, embedding = excluded.embedding,
        embedded_at = excluded.embedded_at
