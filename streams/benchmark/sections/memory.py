@@ -1,6 +1,7 @@
 """Mixed load for a while: does memory of workers and monitor stay what it was, do tables and indexes after vacuum?
 
-Slopes are of a straight line through the second half of the samples. As many rows come as go.
+Slopes are of a straight line through the second half of the samples. As many rows come as go, under the same keys: one
+that is deleted for good leaves a marker.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Load:
         self._bench, self._deployment = bench, deployment
         self._chance = random.Random(f"memory/{bench.plan.seed}")
         self._number, self._rows = 0, bench.plan.memory_rows
-        self._own: list[int] = []
+        self._there: set[int] = set()
 
     def run(self, begun: float, until: float, watched: dict[str, int], series: Series) -> None:
         """Until so many seconds after `begun`, with a sample of memory now and then."""
@@ -76,11 +77,13 @@ class _Load:
     def _change(self, source: psycopg.Connection[Any]) -> None:
         self._number += 1
         text, kind = self._bench.corpus.mixed(self._rows + self._number), self._chance.random()
-        if kind < 0.2 or not self._own:
-            self._own.append(FIRST_KEY + self._number)
-            source.execute(INSERT, (self._own[-1], text))
-        elif kind < 0.4:
-            source.execute(DELETE, (self._own.pop(self._chance.randrange(len(self._own))),))
+        if kind < 0.4:
+            key = FIRST_KEY + self._chance.randrange(self._rows)
+            if key in self._there:
+                source.execute(DELETE, (key,))
+            else:
+                source.execute(INSERT, (key, text))
+            self._there ^= {key}
         elif kind < 0.7:
             source.execute(UPDATE, (text, self._chance.randint(1, self._rows)))
         else:

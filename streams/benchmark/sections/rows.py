@@ -12,9 +12,12 @@ from typing import Any, Final
 
 import psycopg
 
+from schemas.spec import VectorIndex
+from schemas.upkeep import needed_bytes
 from streams.benchmark.bench import Bench
 from streams.benchmark.events import embed, fill_topic, take_in
 from streams.benchmark.line import RECORDS, VECTORS, Deployment, one
+from streams.benchmark.machine import this_machine
 from streams.benchmark.results import Figure, Section, Target
 
 #: Of synthetic records.
@@ -89,6 +92,7 @@ def _rates(
     events = take_in(deployment, filled.end, 1)
     deployment.start_workers(1)
     documents = embed(deployment, plan.row_documents, f"{rows}a")
+    sink.execute(f"SET maintenance_work_mem = {_build_kilobytes(rows + plan.row_documents, bench)}".encode())
     begun = time.monotonic()
     sink.execute(definition.encode())
     built = time.monotonic() - begun
@@ -100,6 +104,14 @@ def _rates(
     )
     bytes_of = [float(one(sink, SIZES[what])) / (rows + plan.row_documents) for what in ("table", "index")]
     return Rates(rows, events, documents, with_hnsw, built, *bytes_of)
+
+
+def _build_kilobytes(rows: int, bench: Bench) -> int:
+    """Memory in which the whole index can be built, as `upwell maintain --memory` would give it; half the machine's at
+    most.
+    """
+    index = 2 * needed_bytes(rows, bench.encoder.dimension, VectorIndex())
+    return max(64 * 1024, min(index // 1024, this_machine().memory_mib * 1024 // 2))
 
 
 def _figures(found: Sequence[Rates]) -> list[Figure]:
