@@ -356,7 +356,7 @@ async def _beside(call: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]
         yield task
     finally:
         task.cancel()
-        await asyncio.wait({task})
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _BusyTime:

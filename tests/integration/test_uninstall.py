@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka import Kafka
-from tests.deployment import ROOT, Deployment, Stack
+from tests.deployment import ROOT, Deployment, Stack, until
 from tests.unit.test_cli_errors import closed_port
 
 pytestmark = pytest.mark.integration
@@ -79,6 +79,9 @@ NOTHING = {
 def test_said_refused_killed_and_finished(applied: Deployment) -> None:
     worker = applied.start_worker(module="tests.fake_worker", arguments=())
     applied.upwell("connector", "apply", "--wait", "60")
+    kafka = Kafka(applied.environment["UPWELL_KAFKA_BOOTSTRAP_SERVERS"])
+    until(lambda: kafka.members(f"upwell-{applied.name}") == 1, 30, "a worker that reads")
+    assert kafka.members("nobody") == 0
     refused = applied.upwell("uninstall", "--yes", check=False)
     assert refused.returncode == 2
     assert f"workers live: {applied.name}-w1 on" in refused.stderr
