@@ -126,7 +126,9 @@ def embed(deployment: Deployment, rows: int, salt: str) -> float:
 
     Workers run already.
     """
-    query = f"SELECT count(*) FROM {VECTORS} WHERE chunk_no = 0 AND chunk_text LIKE %s"
+    # By key: to look through a million rows twenty times a second would take what is measured.
+    query = f"SELECT count(*) FROM {VECTORS} WHERE key = ANY(%s) AND chunk_no = 0 AND chunk_text LIKE %s"
+    keys = [f"[{number}]" for number in range(1, rows + 1)]
     with deployment.source() as source, deployment.sink() as sink:
         source.execute(
             "UPDATE bench.document SET body = %s || id || '. ' || regexp_replace(body, '^Turn [^.]*[.] ', '') "
@@ -135,11 +137,14 @@ def embed(deployment: Deployment, rows: int, salt: str) -> float:
         )
         wanted = f"Turn {salt} %"
         first = deployment.until(
-            lambda: int(one(sink, query, wanted)), EMBEDDED_SECONDS, "a changed text", every=0.05
+            lambda: int(one(sink, query, keys, wanted)), EMBEDDED_SECONDS, "a changed text", every=0.05
         )
         begun = time.monotonic()
         deployment.until(
-            lambda: int(one(sink, query, wanted)) >= rows, EMBEDDED_SECONDS, "all changed texts", every=0.05
+            lambda: int(one(sink, query, keys, wanted)) >= rows,
+            EMBEDDED_SECONDS,
+            "all changed texts",
+            every=0.05,
         )
         if rows - first < 10:
             raise NotMeasured("all texts were embedded at once: more are needed")
