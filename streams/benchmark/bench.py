@@ -47,6 +47,7 @@ class Bench:
     plan: Plan
     tell: Progress
     _alone: dict[Kind, Alone] = field(default_factory=dict)
+    _chunks: dict[Kind, list[str]] = field(default_factory=dict)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -77,12 +78,20 @@ class Bench:
         """Both encoders over the texts of the backfill; measured when it is first asked for."""
         if kind not in self._alone:
             texts = self.texts(kind)
-            chunks = self.chunks(texts)
-            by_length = sorted(chunks, key=len)
-            self.tell(f"{kind}: {len(texts)} documents, {len(chunks)} chunks: two bare ONNX encoders")
-            onnx = run("onnx", by_length, PROCESSES, self.stack.home)
-            self.tell(f"{kind}: {len(texts) / onnx.seconds:.1f} documents/s; SentenceTransformer.encode")
+            chunks = self._chunks[kind] = self.chunks(texts)
+            self.tell(f"{kind}: {len(texts)} documents, {len(chunks)} chunks")
+            onnx = self._onnx(kind, len(texts))
             torch = run("torch", chunks, 1, self.stack.home)
-            self.tell(f"{kind}: {len(texts) / torch.seconds:.1f} documents/s")
+            self.tell(f"{kind}: SentenceTransformer.encode: {len(texts) / torch.seconds:.1f} documents/s")
             self._alone[kind] = Alone(len(texts), len(chunks), onnx, torch)
         return self._alone[kind]
+
+    def onnx_rate(self, kind: Kind) -> float:
+        """Documents a second of the bare ONNX encoders just now: a shared machine is another one a minute later."""
+        documents = self.alone(kind).documents
+        return documents / self._onnx(kind, documents).seconds
+
+    def _onnx(self, kind: Kind, documents: int) -> Bare:
+        found = run("onnx", sorted(self._chunks[kind], key=len), PROCESSES, self.stack.home)
+        self.tell(f"{kind}: two bare ONNX encoders: {documents / found.seconds:.1f} documents/s")
+        return found
