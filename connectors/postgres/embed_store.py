@@ -61,18 +61,33 @@ class EmbedTransactions:
             "lease_seconds": lease_seconds,
         }
         with sink_errors():
-            async with self._pool.connection() as connection:
-                async with transaction(connection):
-                    rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
-                    records = await _records(connection, rows)
-                documents = {
-                    (collection, key): document
-                    for collection, cursor in records.items()
-                    async for key, document in cursor
-                }
-                await _drop(connection, [row for row in rows if (row[0], row[2]) not in documents])
+            async with self._pool.connection() as connection, transaction(connection):
+                rows = await (await connection.execute(SQL["claim"], parameters)).fetchall()
+                documents = await self._documents(connection, rows)
         rows.sort(key=lambda row: (row[6] != Lane.LIVE.value, row[12] <= row[10], row[12]))
         return [_claim(row, documents[row[0], row[2]]) for row in rows if (row[0], row[2]) in documents]
+
+    async def _documents(
+        self, connection: Connection, rows: Sequence[Sequence[Any]]
+    ) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Rows of the claimed records; a claim without one is dropped here (its record is gone)."""
+        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for collection in sorted({row[0] for row in rows}):
+            mine = [row for row in rows if row[0] == collection]
+            query = SQL.filled("claimed_rows", record=record_table(collection))
+            cursor = await connection.execute(query, {"keys": [row[2] for row in mine]})
+            async for key, document in cursor:
+                found[collection, key] = document
+            for row in mine:
+                if (collection, row[2]) not in found:
+                    gone = {
+                        "collection": collection,
+                        "generation": row[1],
+                        "keys": [row[2]],
+                        "tokens": [row[5]],
+                    }
+                    await connection.execute(SQL["drop_pending"], gone)
+        return found
 
     async def known_hashes(
         self, collection: str, generation: int, hashes: Collection[bytes]
@@ -165,26 +180,6 @@ class EmbedTransactions:
         with sink_errors():
             async with self._pool.connection() as connection:
                 return [GenerationInfo(*row) async for row in await connection.execute(SQL["generations"])]
-
-
-async def _records(
-    connection: Connection, rows: Sequence[Sequence[Any]]
-) -> dict[str, psycopg.AsyncCursor[Any]]:
-    """Rows of the claimed records, by collection; not waited for."""
-    found = {}
-    for collection in sorted({row[0] for row in rows}):
-        query = SQL.filled("claimed_rows", record=record_table(collection))
-        found[collection] = await connection.execute(
-            query, {"keys": [row[2] for row in rows if row[0] == collection]}
-        )
-    return found
-
-
-async def _drop(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
-    """Claims whose record is gone."""
-    for row in rows:
-        gone = {"collection": row[0], "generation": row[1], "keys": [row[2]], "tokens": [row[5]]}
-        await connection.execute(SQL["drop_pending"], gone)
 
 
 def _said(error: Exception) -> str:
