@@ -1563,6 +1563,24 @@ RECONCILE: Final = (
 
 HEALING: Final = (
     Guard(
+        "transaction: an error rolls back",
+        "a connection goes back to its pool in a transaction that failed",
+        (),
+        "connectors/postgres/transaction.py",
+        "            await connection.rollback()\n",
+        "            pass\n",
+        contract("transaction", "the_first_error_is_raised_and_all_is_undone"),
+    ),
+    Guard(
+        "vectors: their type stays",
+        "migrate takes another type over, and the view cannot be made for the next generation",
+        (),
+        "connectors/postgres/migrate.py",
+        "    if row[3] != layout.index.type:\n",
+        "    if False:\n",
+        contract("halfvec", "the_type_stays"),
+    ),
+    Guard(
         "columns: read again once the record table has another",
         "what a worker takes in before it starts again lacks the new column's value for good",
         (),
