@@ -19,7 +19,14 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.embed_store import SQL as SINK
-from connectors.postgres.layout import CollectionLayout, Column, embedding_table, hnsw_name, record_table
+from connectors.postgres.layout import (
+    CollectionLayout,
+    Column,
+    embedding_table,
+    hnsw_name,
+    record_table,
+    vector_index,
+)
 from connectors.postgres.migrate import (
     SQL as LAYOUT,
 )
@@ -39,7 +46,6 @@ from schemas.errors import Conflict, MigrationNeeded, SettingsError
 from schemas.freshness import CANARY
 from schemas.names import VIEW_COLUMNS, check_identifier
 from schemas.sink import GenerationInfo
-from schemas.spec import VectorIndex
 
 SQL: Final = Queries.load("generations")
 
@@ -304,12 +310,7 @@ class Generations:
             metadata=[types[name] for name in shown[len(keys) :] if name not in VIEW_COLUMNS],
             generation=generation,
             threshold_seconds=found["threshold_seconds"],
-            index=VectorIndex(
-                m=found["index_m"],
-                ef_construction=found["index_ef_construction"],
-                ef_search=found["index_ef_search"],
-                type=found["index_type"],
-            ),
+            index=vector_index(found),
         )
 
     def _facts(self, info: GenerationInfo) -> GenerationFacts:

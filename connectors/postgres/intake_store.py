@@ -160,6 +160,7 @@ async def write_plan(
         query = SQL.filled("want_repairs", record=record)
         await connection.execute(query, {**common, "keys": sorted(plan.repairs_wanted)})
     moved = await _positions(connection, request, plan)
+    # The last answer: those of all statements before it are there, too.
     row = await (await connection.execute(SQL["clock"])).fetchone()
     assert row is not None
     if records is not None and records.rowcount != len(plan.writes):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from psycopg import sql
 
@@ -78,6 +78,11 @@ class CollectionLayout:
         """Key columns, then metadata columns that are not key columns."""
         keys = {column.name for column in self.key}
         return [*self.key, *(column for column in self.metadata if column.name not in keys)]
+
+
+def vector_index(row: Mapping[str, Any]) -> VectorIndex:
+    """As `upwell.collection` has it."""
+    return VectorIndex(**{name: row[f"index_{name}"] for name in VectorIndex.model_fields})
 
 
 def record_table(collection: str) -> sql.Identifier:

@@ -17,12 +17,11 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
-from connectors.postgres.layout import embedding_table, hnsw_name, record_table
+from connectors.postgres.layout import embedding_table, hnsw_name, record_table, vector_index
 from connectors.postgres.migrate import alone, check_schema, hnsw_indexes, hnsw_query
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SettingsError, UpwellError
-from schemas.spec import VectorIndex
 from schemas.upkeep import TableFacts, VectorFacts
 
 SQL: Final = Queries.load("upkeep")
@@ -87,13 +86,7 @@ def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
         generation=number,
         state=row["state"],
         dimension=row["dimension"],
-        wanted=VectorIndex(
-            m=row["index_m"],
-            ef_construction=row["index_ef_construction"],
-            ef_search=row["index_ef_search"],
-            build=row["index_build"],
-            type=row["index_type"],
-        ),
+        wanted=vector_index(row),
         filling=row["filling"] and not at_once,
         table=read_table(connection, embedding_table(collection, number), table),
         index=indexes.get(name),

@@ -20,8 +20,7 @@ CHANGES: Final = {
     "unchanged": "UPDATE bench.document SET updated_at = clock_timestamp() WHERE id <= %s",
     "metadata": "UPDATE bench.document SET note = 'round ' || %s, updated_at = clock_timestamp() WHERE id <= %s",
 }
-POSITIONS: Final = "SELECT coalesce(sum(next_offset), 0)::bigint FROM upwell.position WHERE topic = %s"
-PARTITIONS: Final = "SELECT partition, next_offset FROM upwell.position WHERE topic = %s"
+POSITIONS: Final = "SELECT partition, next_offset FROM upwell.position WHERE topic = %s"
 CAPTURE_SECONDS: Final = 300.0
 TAKEN_IN_SECONDS: Final = 600.0
 EMBEDDED_SECONDS: Final = 600.0
@@ -68,7 +67,7 @@ def take_in(deployment: Deployment, end: int, workers: int) -> float:
     They are stopped afterwards."""
     kafka, group = neighbours.kafka(deployment.settings), deployment.settings.group_id
     with deployment.sink() as sink:
-        begin = int(one(sink, POSITIONS, deployment.topic))
+        begin = sum(_positions(sink, deployment).values())
         least = begin + (end - begin) * SKIPPED
         deployment.start_workers(workers)
         try:
@@ -107,12 +106,12 @@ def take_in(deployment: Deployment, end: int, workers: int) -> float:
 
 def _positions(sink: psycopg.Connection[Any], deployment: Deployment) -> dict[int, int]:
     """By partition."""
-    return dict(sink.execute(PARTITIONS.encode(), (deployment.topic,)).fetchall())
+    return dict(sink.execute(POSITIONS.encode(), (deployment.topic,)).fetchall())
 
 
 def _position(sink: psycopg.Connection[Any], deployment: Deployment, least: float) -> int:
     """The sum of positions if it is that far, else 0."""
-    found = int(one(sink, POSITIONS, deployment.topic))
+    found = sum(_positions(sink, deployment).values())
     return found if found >= least else 0
 
 

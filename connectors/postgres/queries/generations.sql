@@ -6,7 +6,7 @@
 SET LOCAL lock_timeout = '5s'
 
 -- name: collection
-SELECT key_columns, threshold_seconds, index_m, index_ef_construction, index_ef_search, index_type
+SELECT key_columns, threshold_seconds, index_m, index_ef_construction, index_ef_search, index_build, index_type
   FROM upwell.collection WHERE name = %(collection)s
 
 -- name: numbers

@@ -44,14 +44,14 @@ class Backfill:
 
 def measure(bench: Bench) -> Section:
     figures: list[Figure] = []
-    onnx = 0.0
+    onnx: dict[Kind, float] = {}
     for kind in KINDS:
         alone, before = bench.alone(kind), bench.onnx_rate(kind)
         with bench.stack.deployment(f"backfill_{kind}") as deployment:
             found = _backfill(bench, deployment, kind)
         bench.tell(f"{kind}: {found.rate:.1f} documents/s end to end")
-        onnx = bench.onnx_rate(kind)
-        to_onnx = found.rate / mean([before, onnx])
+        onnx[kind] = bench.onnx_rate(kind)
+        to_onnx = found.rate / mean([before, onnx[kind]])
         name = f"backfill.{kind}"
         figures += [
             Figure(f"{name}.rate", f"{kind} texts: source to searchable", found.rate, "documents/s", "more"),
@@ -81,7 +81,7 @@ def measure(bench: Bench) -> Section:
             Figure(f"{name}.cores", f"{kind} texts: cores in use", found.cores, "cores"),
             *_shares(name, kind, found),
         ]
-    return Section("backfill", [*figures, *_after_load(bench, onnx)])
+    return Section("backfill", [*figures, *_after_load(bench, onnx["short"])])
 
 
 def _after_load(bench: Bench, before: float) -> list[Figure]:
