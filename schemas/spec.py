@@ -166,7 +166,9 @@ class Collections(Strict):
         for name in collections:
             if not IDENTIFIER.fullmatch(name) or len(name) > 40:
                 raise ValueError(f"collection name {name!r} is not an identifier of at most 40 letters")
-            if name in RESERVED_COLLECTIONS or name.startswith(("record_", "embedding_", "search_")):
+            if name in RESERVED_COLLECTIONS or name.startswith(
+                ("record_", "embedding_", "repeated_", "search_")
+            ):
                 raise ValueError(f"collection name {name!r} is reserved: choose another")
         tables = [spec.table for spec in collections.values()]
         twice = sorted({table for table in tables if tables.count(table) > 1})

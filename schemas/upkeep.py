@@ -63,6 +63,7 @@ class VectorFacts:
     `wanted`: as the spec said at the last migrate. `filling`: rows wait for their first vector, in a first load or in a
     generation that nobody reads yet, so an index that is not there may wait, too. `index`: the one that bears the name,
     `spare`: a valid one that was built to take its place; `leftovers`: names of what dead builds have left.
+    `apart`: chunks beside the index, since their text is there often; 0 if somebody has indexed them.
     """
 
     collection: str
@@ -75,6 +76,7 @@ class VectorFacts:
     index: IndexFacts | None = None
     spare: IndexFacts | None = None
     leftovers: tuple[str, ...] = ()
+    apart: int = 0
 
     @property
     def place(self) -> str:

@@ -54,7 +54,14 @@ def explain(connection: Connection, collection: str, values: Sequence[str]) -> E
             )
             for row in _rows(connection, SQL["generations"], of)
         ]
-        names = [f"record_{collection}", *(f"embedding_{collection}_g{each.number}" for each in generations)]
+        names = [
+            f"record_{collection}",
+            *(
+                f"{part}_{collection}_g{each.number}"
+                for each in generations
+                for part in ("embedding", "repeated")
+            ),
+        ]
         return Explanation(
             at=connection.execute(READ["clock"]).fetchall()[0][0],
             collection=collection,

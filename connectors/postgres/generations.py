@@ -32,6 +32,7 @@ from connectors.postgres.migrate import (
 )
 from connectors.postgres.migrate import (
     check_schema,
+    drop_embedding,
     fed_generations,
     hnsw_indexes,
     hnsw_query,
@@ -232,7 +233,7 @@ class Generations:
             at = {"collection": collection, "number": number}
             for query in ("drop_pending", "waive_dead_letters", "mark_dropped"):
                 self._connection.execute(SQL[query], at)
-            self._connection.execute(SQL.filled("drop_table", embedding=embedding_table(collection, number)))
+            drop_embedding(self._connection, collection, number)
             self._audit(gone, "generation_dropped", {"was": states[number]})
             return True
 
@@ -316,7 +317,9 @@ class Generations:
     def _facts(self, info: GenerationInfo) -> GenerationFacts:
         table = embedding_table(info.collection, info.number)
         regclass = sql.Literal(f"upwell.embedding_{info.collection}_g{info.number}")
-        row = self._rows(SQL.filled("facts", embedding=table, regclass=regclass), _place(info))[0]
+        repeated = sql.Literal(f"upwell.repeated_{info.collection}_g{info.number}")
+        query = SQL.filled("facts", embedding=table, regclass=regclass, repeated=repeated)
+        row = self._rows(query, _place(info))[0]
         rate, waiting = row["fill_rate"], row["pending"]
         eta = 0.0 if not waiting else waiting / rate if rate and info.state == "filling" else None
         return GenerationFacts(

@@ -95,6 +95,13 @@ def embedding_table(collection: str, generation: int) -> sql.Identifier:
     )
 
 
+def repeated_table(collection: str, generation: int) -> sql.Identifier:
+    """Its chunks that are not indexed, since their text is there often: a part of `embedding_table` (ADR 0023)."""
+    return sql.Identifier(
+        "upwell", f"repeated_{check_identifier(collection, 'collection')}_g{int(generation)}"
+    )
+
+
 def hnsw_name(collection: str, generation: int) -> str:
     """Of the index over a generation's vectors."""
     return f"embedding_{check_identifier(collection, 'collection')}_g{int(generation)}_hnsw"

@@ -17,7 +17,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from connectors.postgres.layout import CollectionLayout, Column, embedding_table, hnsw_name, record_table
+from connectors.postgres.layout import (
+    CollectionLayout,
+    Column,
+    embedding_table,
+    hnsw_name,
+    record_table,
+    repeated_table,
+)
 from connectors.postgres.record_columns import fill, read_again, stored_types
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
@@ -36,6 +43,9 @@ LEAST_PGVECTOR: Final = (0, 8)
 #: Dead rows of `embedding` cost results of a search, and a change of metadata leaves one of `record`: rather often than
 #: much (speed of a search after churn, ADR 0020).
 EMBEDDING_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.1"}
+#: A text's chunks that HNSW is given: from some three hundred on a search has no way out of them (ADR 0023), and
+#: workers that write a text at the same time do not see each other's.
+COPIES_INDEXED: Final = 100
 RECORD_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.05", "autovacuum_analyze_scale_factor": "0.05"}
 
 Connection = psycopg.Connection[Any]
@@ -317,10 +327,52 @@ def make_embedding(connection: Connection, generation: GenerationInfo, index: Ve
     connection.execute(SQL.filled("create_embedding", embedding=table, **column))
     if not _is_there(connection, f"{name}_hash"):
         connection.execute(SQL.filled("index_hash", index=sql.Identifier(f"{name}_hash"), embedding=table))
-    connection.execute(
-        SQL.filled("grant_worker_collection", record=record_table(collection), embedding=table)
-    )
+    _grant_worker(connection, record_table(collection), table)
+    left = _options(connection, name, EMBEDDING_OPTIONS)
+    return left + _repeated(connection, collection, number)
+
+
+def _repeated(connection: Connection, collection: str, number: int) -> list[str]:
+    """The part of the generation's table that is not indexed, and what brings chunks there. Returns what is left."""
+    name = f"repeated_{collection}_g{number}"
+    parts = _embedding_parts(collection, number)
+    if not _is_there(connection, name):
+        try:
+            with connection.transaction():
+                connection.execute(SQL["patience"])
+                for query in ("create_repeated", "create_set_apart", "set_apart"):
+                    connection.execute(SQL.filled(query, **parts))
+                connection.execute(
+                    SQL.filled(
+                        "index_hash", index=sql.Identifier(f"{name}_hash"), embedding=parts["repeated"]
+                    )
+                )
+                connection.execute(SQL["patience_ends"])
+        except psycopg.errors.LockNotAvailable:
+            return [
+                f"embedding_{collection}_g{number} is being vacuumed, indexed or written: "
+                "its repeated texts are set apart by the next migrate"
+            ]
+    _grant_worker(connection, parts["repeated"])
     return _options(connection, name, EMBEDDING_OPTIONS)
+
+
+def drop_embedding(connection: Connection, collection: str, number: int) -> None:
+    """A generation's table and what belongs to it."""
+    connection.execute(SQL.filled("drop_embedding", **_embedding_parts(collection, number)))
+
+
+def _embedding_parts(collection: str, number: int) -> dict[str, sql.Composable]:
+    return {
+        "embedding": embedding_table(collection, number),
+        "repeated": repeated_table(collection, number),
+        "set_apart": sql.Identifier("upwell", f"set_apart_{collection}_g{number}"),
+        "copies": sql.Literal(COPIES_INDEXED),
+    }
+
+
+def _grant_worker(connection: Connection, *tables: sql.Composable) -> None:
+    connection.execute(SQL.filled("grant_worker_collection", tables=sql.SQL(", ").join(tables)))
 
 
 def _index(connection: Connection, layout: CollectionLayout, live: GenerationInfo) -> list[str]:

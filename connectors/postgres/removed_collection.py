@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.layout import embedding_table, record_table
+from connectors.postgres.migrate import drop_embedding
 from connectors.postgres.removal import SQL as SINK
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
@@ -65,8 +66,9 @@ def remove_collection(connection: Connection, collection: str) -> Removed:
         for table in SHARED:
             query = sql.SQL("DELETE FROM {} WHERE collection = %(collection)s")
             connection.execute(query.format(sql.Identifier("upwell", table)), at)
-        for each in (record, *tables):
-            connection.execute(SQL.filled("drop_table", table=each))
+        connection.execute(SQL.filled("drop_table", table=record))
+        for number in numbers:
+            drop_embedding(connection, collection, number)
         connection.execute("DELETE FROM upwell.collection WHERE name = %(collection)s", at)
         connection.execute(SQL["forget_positions"])
         counts = {"records": removed.records, "vectors": removed.vectors}

@@ -17,7 +17,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
-from connectors.postgres.layout import embedding_table, hnsw_name, record_table, vector_index
+from connectors.postgres.layout import embedding_table, hnsw_name, record_table, repeated_table, vector_index
+from connectors.postgres.migrate import SQL as LAYOUT
 from connectors.postgres.migrate import alone, check_schema, hnsw_indexes, hnsw_query
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
@@ -92,7 +93,16 @@ def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
         index=indexes.get(name),
         spare=None if spare is None or not spare.valid else spare,
         leftovers=tuple(dead),
+        apart=_apart(connection, collection, number),
     )
+
+
+def _apart(connection: Connection, collection: str, number: int) -> int:
+    name = f"repeated_{collection}_g{number}"
+    there = _rows(connection, LAYOUT["is_there"], {"relation": f"upwell.{name}"})[0]["is_there"]
+    if not there or _rows(connection, LAYOUT["hnsw_indexes"], {"table": f"upwell.{name}"}):
+        return 0
+    return read_table(connection, repeated_table(collection, number), name).rows
 
 
 def spare_name(collection: str, generation: int) -> str:

@@ -24,6 +24,8 @@ GRANTS: Final = "give the sink's administrator the output of `upwell doctor --sq
 #: Beside its pool: slot, listening, repairs, pacing.
 OTHER_CONNECTIONS: Final = 4
 MIB: Final = 1024**2
+#: Chunks beside the index: a search takes two milliseconds for each thousand of them (ADR 0023).
+MANY_APART: Final = 20_000
 
 
 def sink_checks(settings: Settings) -> list[Check]:
@@ -203,7 +205,17 @@ def judge_index(name: str, found: Sequence[VectorFacts]) -> Verdict:
             "it is built once the load is complete; searches read the table", f"upwell maintain {name}"
         )
     bloat = "no rows yet" if live[0].bloat is None else f"{live[0].bloat:.1f} times what its rows need"
-    return ok(f"{used.bytes / MIB:.1f} MiB, {bloat}")
+    says = f"{used.bytes / MIB:.1f} MiB, {bloat}"
+    if live[0].apart >= MANY_APART:
+        table, operators = (
+            f"upwell.repeated_{name}_g{live[0].generation}",
+            f"{live[0].wanted.type}_cosine_ops",
+        )
+        return warn(
+            f"{says}; {live[0].apart} chunks of repeated texts are beside it, and each search reads them",
+            f"CREATE INDEX CONCURRENTLY ON {table} USING hnsw (embedding {operators})",
+        )
+    return ok(says)
 
 
 def _connections(db: Looking, settings: Settings) -> Verdict:

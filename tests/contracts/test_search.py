@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,18 +33,30 @@ INSERT INTO upwell.embedding_content_g1
 SELECT '[' || n || ']', 0, int4send(n), 'text ' || n,
     ('[' || random() || ',' || random() || ',' || random() || ',' || random() || ']')::vector, now()
 FROM generate_series(1, {VECTORS}) AS n;
+"""
+#: The first of them have one text, which is set apart.
+SAME: Final = """
+INSERT INTO upwell.embedding_content_g1
+SELECT '[' || n || ']', 0, '\\x77', 'n/a', '[-1,-1,-1,-1]', now() FROM generate_series(1, 600) AS n
+ON CONFLICT (key, chunk_no) DO UPDATE SET chunk_hash = excluded.chunk_hash, embedding = excluded.embedding;
+"""
+ANALYZE: Final = """
 ANALYZE upwell.record_content;
 ANALYZE upwell.embedding_content_g1;
 """
 
 
-@pytest.fixture(scope="module", params=[16, 18])
+@pytest.fixture(scope="module", params=["16", "18", "18 repeated"])
 def filled(request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """20,000 vectors, once for each major."""
-    server: Server = request.getfixturevalue(f"server{request.param}")
+    """20,000 vectors, once for each major, and once with a text that stands in 600 of them."""
+    server: Server = request.getfixturevalue(f"server{request.param[:2]}")
     dsn = server.create("filled", "migrated")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(FILL.encode())
+        if "repeated" in request.param:
+            connection.execute(SAME.encode())
+            assert connection.execute("SELECT count(*) FROM upwell.repeated_content_g1").fetchone() == (500,)
+        connection.execute(ANALYZE.encode())
         connection.execute(
             "INSERT INTO upwell.evaluation "
             "(collection, lineage, evaluated_at, verdict, reason, threshold_seconds, watermark) "
@@ -75,7 +88,9 @@ def test_the_view_uses_the_hnsw_index(filled: Connection, where: str) -> None:
     plan = "\n".join(row[0] for row in filled.execute(f"EXPLAIN {query}".encode(), (QUERY,)).fetchall())
     assert "Index Scan using embedding_content_g1_hnsw" in plan, plan
     assert "Order By" in plan
-    assert "Sort" not in plan
+    assert "Merge Append" in plan
+    assert plan.count("->  Sort") == 1, plan
+    assert re.search(r"->  Sort.*\n.*Sort Key.*\n.*on repeated_content_g1", plan), plan
     filled.execute("UPDATE upwell.evaluation SET evaluated_at = clock_timestamp()")
     assert len(filled.execute(query.encode(), (QUERY,)).fetchall()) == 10
 

@@ -17,6 +17,7 @@ SINK: Final = "connectors/postgres/queries/sink.sql"
 SWEEP: Final = "connectors/postgres/queries/sweep.sql"
 FRESHNESS: Final = "connectors/postgres/queries/freshness.sql"
 GENERATIONS: Final = "connectors/postgres/queries/generations.sql"
+LAYOUT: Final = "connectors/postgres/queries/layout.sql"
 ROUNDS: Final = "streams/freshness/rounds.py"
 GAPS: Final = "streams/gaps.py"
 ENVELOPE: Final = "schemas/envelope.py"
@@ -1663,6 +1664,46 @@ UPKEEP: Final = (
         "        if spare is None:\n            self._create(",
         "        self._drop(name)\n        if spare is None:\n            self._create(",
         contract("upkeep", "killed_in_the_middle_the_next_run_mends[18]"),
+    ),
+    Guard(
+        "upkeep: a text that stands in many chunks is set apart",
+        "equal vectors close a part of the HNSW graph: rows that are there are not found",
+        (),
+        LAYOUT,
+        "LIMIT {copies}) AS copy) < {copies} THEN",
+        "LIMIT {copies}) AS copy) <= {copies} THEN",
+        contract(
+            "repeated",
+            "a_hundred_of_them_are_indexed[18]",
+            "every_text_is_found_among_many_copies_of_one[18]",
+        ),
+    ),
+    Guard(
+        "upkeep: what comes into the index is apart no more",
+        "the old text of a row is found beside its new one",
+        (),
+        LAYOUT,
+        "        DELETE FROM {repeated} WHERE key = NEW.key AND chunk_no = NEW.chunk_no;\n",
+        "",
+        contract("repeated", "a_row_is_in_one_place_whatever_becomes_of_its_text[18]"),
+    ),
+    Guard(
+        "upkeep: what is set apart leaves the index",
+        "the old text of a row is found beside its new one",
+        (),
+        LAYOUT,
+        "    DELETE FROM ONLY {embedding} WHERE key = NEW.key AND chunk_no = NEW.chunk_no;\n",
+        "",
+        contract("repeated", "an_indexed_row_may_take_over_a_repeated_text[18]"),
+    ),
+    Guard(
+        "search: whoever finds too few in the graph reads all",
+        "a search finds nothing between a large deletion and its vacuum",
+        (),
+        LAYOUT,
+        "IF cardinality(nearest) < k THEN",
+        "IF false THEN",
+        contract("repeated", "whoever_finds_too_few_in_the_graph_reads_all[18]"),
     ),
 )
 

@@ -96,10 +96,13 @@ def test_pending_has_dead_rows_at_all_times() -> None:
         ),
         ([changed(table=replace(WELL.table, rows=0), index=replace(INDEX, bytes=8192))], "ok", "no rows yet"),
         ([], "not yet", "there is none"),
+        ([changed(apart=19_999)], "ok", "195.3 MiB"),
+        ([changed(apart=20_000)], "warn", "20000 chunks of repeated texts are beside it"),
     ],
 )
 def test_what_the_doctor_says(found: list[VectorFacts], state: str, says: str) -> None:
     verdict = judge_index("content", found)
     assert verdict.state.value == state
     assert says in verdict.says
-    assert ("upwell maintain content" in verdict.next_step) == (state != "ok" and bool(found))
+    mended = state != "ok" and bool(found) and not found[0].apart
+    assert ("upwell maintain content" in verdict.next_step) == mended

@@ -41,6 +41,6 @@ SELECT EXISTS (SELECT FROM upwell.position p WHERE p.topic = audit.topic) AS top
 SELECT count(*) AS rows FROM upwell.audit WHERE collection = %(collection)s AND key = %(key)s
 
 -- name: vacuumed
--- Deleted rows stay in the files until a vacuum.
+-- Deleted rows stay in the files until a vacuum; an empty file holds none.
 SELECT relname AS name, greatest(last_vacuum, last_autovacuum) AS at FROM pg_stat_user_tables
- WHERE schemaname = 'upwell' AND relname = ANY(%(tables)s::text[]) ORDER BY relname
+ WHERE schemaname = 'upwell' AND relname = ANY(%(tables)s::text[]) AND pg_relation_size(relid) > 0 ORDER BY relname

@@ -85,9 +85,6 @@ UPDATE upwell.dead_letter
    SET closed_at = clock_timestamp(), closed_by = 'waived', reason = 'its generation was dropped'
  WHERE collection = %(collection)s AND generation = %(number)s AND closed_at IS NULL
 
--- name: drop_table
-DROP TABLE {embedding}
-
 -- name: mark_dropped
 UPDATE upwell.generation SET state = 'dropped' WHERE collection = %(collection)s AND number = %(number)s
 
@@ -95,7 +92,8 @@ UPDATE upwell.generation SET state = 'dropped' WHERE collection = %(collection)s
 -- `fill_rate`: documents a second that the workers embedded for a filling generation in the last five minutes.
 SELECT g.created_at,
        (SELECT count(*) FROM {embedding}) AS chunks,
-       pg_total_relation_size({regclass}::regclass) AS bytes,
+       pg_total_relation_size({regclass}::regclass)
+           + coalesce(pg_total_relation_size(to_regclass({repeated})), 0) AS bytes,
        (SELECT count(*) FROM upwell.pending p
          WHERE p.collection = g.collection AND p.generation = g.number) AS pending,
        (SELECT clock_timestamp() - min(least(p.pending_since, p.next_since)) FROM upwell.pending p

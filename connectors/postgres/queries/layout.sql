@@ -41,7 +41,7 @@ SELECT %(collection)s, _key, _lineage, _offset FROM {record}
 ON CONFLICT (collection, key) DO NOTHING
 
 -- name: is_there
-SELECT to_regclass(%(relation)s) IS NOT NULL
+SELECT to_regclass(%(relation)s) IS NOT NULL AS is_there
 
 -- name: index_key
 -- Applications look a row up by its own key.
@@ -61,6 +61,48 @@ CREATE TABLE IF NOT EXISTS {embedding} (
 
 -- name: index_hash
 CREATE INDEX {index} ON {embedding} (chunk_hash)
+
+-- name: create_repeated
+-- Chunks of texts that stand in the HNSW index often enough: equal vectors close a part of its graph (ADR 0023). It is a part of
+-- the table above: what reads, locks or deletes there does so here, and the planner merges both by distance.
+CREATE TABLE {repeated} (PRIMARY KEY (key, chunk_no)) INHERITS ({embedding})
+
+-- name: create_set_apart
+-- A chunk is in one of the two. Whoever writes it holds the lock of its record.
+CREATE OR REPLACE FUNCTION {set_apart}() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_bitmapscan = off -- a session's plan from when the tables were empty would read all of them
+AS $apart$
+BEGIN
+    IF (SELECT count(*) FROM (SELECT FROM ONLY {embedding}
+                               WHERE chunk_hash = NEW.chunk_hash AND (key, chunk_no) <> (NEW.key, NEW.chunk_no)
+                               LIMIT {copies}) AS copy) < {copies} THEN
+        DELETE FROM {repeated} WHERE key = NEW.key AND chunk_no = NEW.chunk_no;
+        RETURN NEW;
+    END IF;
+    DELETE FROM ONLY {embedding} WHERE key = NEW.key AND chunk_no = NEW.chunk_no;
+    INSERT INTO {repeated} AS e SELECT NEW.*
+    ON CONFLICT (key, chunk_no) DO UPDATE
+       SET chunk_hash = excluded.chunk_hash, chunk_text = excluded.chunk_text, embedding = excluded.embedding,
+           embedded_at = excluded.embedded_at
+     WHERE e.chunk_hash <> excluded.chunk_hash;
+    RETURN NULL;
+END $apart$;
+CREATE TRIGGER set_apart BEFORE INSERT ON {embedding} FOR EACH ROW EXECUTE FUNCTION {set_apart}()
+
+-- name: set_apart
+-- Of a table that was filled before; nobody writes it meanwhile.
+WITH copies AS (
+    SELECT key, chunk_no, row_number() OVER (PARTITION BY chunk_hash) AS number FROM ONLY {embedding}
+     WHERE chunk_hash IN (SELECT chunk_hash FROM ONLY {embedding} GROUP BY chunk_hash HAVING count(*) > {copies})),
+moved AS (
+    DELETE FROM ONLY {embedding} e USING copies c
+     WHERE e.key = c.key AND e.chunk_no = c.chunk_no AND c.number > {copies} RETURNING e.*)
+INSERT INTO {repeated} SELECT * FROM moved
+
+-- name: drop_embedding
+DROP TABLE IF EXISTS {embedding}, {repeated};
+DROP FUNCTION IF EXISTS {set_apart}()
 
 -- name: index_hnsw
 CREATE INDEX {concurrently} {index} ON {embedding} USING hnsw (embedding {operators})
@@ -133,18 +175,25 @@ AS $search$
 #variable_conflict use_column
 DECLARE
     live_model text;
+    nearest {view}[];
 BEGIN
     IF for_model IS DISTINCT FROM {model} THEN
         RAISE EXCEPTION 'the live model of % is %, the query vector is of %', {collection}, {model}, for_model
               USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM set_config('hnsw.ef_search', least(greatest(ef_search, k), 1000)::text, true);
+    -- "V" is a name that no column can have.
+    EXECUTE 'SELECT array(SELECT "V" FROM {view} "V" WHERE model = $3 ORDER BY embedding <=> $1 LIMIT $2)'
+       INTO nearest USING query, k, for_model;
+    IF cardinality(nearest) < k THEN
+        -- The graph may have no way to rows that are there (ADR 0023). Not a part of the statement above: its cost would
+        -- have each search compiled. `+ 0` keeps the index out.
+        EXECUTE 'SELECT array(SELECT "V" FROM {view} "V" WHERE model = $3 ORDER BY (embedding <=> $1) + 0 LIMIT $2)'
+           INTO nearest USING query, k, for_model;
+    END IF;
     RETURN QUERY EXECUTE
-        'WITH nearest AS MATERIALIZED (
-             SELECT v.*, v.embedding <=> $1 AS distance FROM {view} v
-              WHERE v.model = $3 ORDER BY v.embedding <=> $1 LIMIT $2)
-         SELECT {selected}, 1 - distance FROM nearest ORDER BY distance'
-        USING query, k, for_model;
+        'SELECT {selected}, 1 - (embedding <=> $1) FROM unnest($2) ORDER BY embedding <=> $1'
+        USING query, nearest;
     IF NOT FOUND THEN
         SELECT v.model INTO live_model FROM {view} v LIMIT 1;
         IF live_model <> for_model THEN
@@ -185,7 +234,7 @@ GRANT EXECUTE ON FUNCTION upwell.make_audit_partitions(int, int), upwell.drop_ca
       upwell.sketch_bins(jsonb) TO upwell_worker
 
 -- name: grant_worker_collection
-GRANT SELECT, INSERT, UPDATE, DELETE ON {record}, {embedding} TO upwell_worker
+GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO upwell_worker
 
 -- name: generations
 -- Those that are fed, the live one first.

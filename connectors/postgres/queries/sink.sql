@@ -243,7 +243,9 @@ DELETE FROM upwell.pending
           FROM unnest(%(keys)b::text[], %(tokens)b::uuid[]) AS u(key, token))
 
 -- name: known_hashes
-SELECT DISTINCT chunk_hash FROM {embedding} WHERE chunk_hash = ANY(%(hashes)b::bytea[])
+-- A text may stand in any number of chunks: one of them is looked at.
+SELECT h.chunk_hash FROM unnest(%(hashes)b::bytea[]) AS h(chunk_hash)
+ WHERE EXISTS (SELECT FROM {embedding} e WHERE e.chunk_hash = h.chunk_hash)
 
 -- name: own_hashes
 SELECT key, array_agg(chunk_hash) FROM {embedding} WHERE key = ANY(%(keys)b::text[]) GROUP BY key
@@ -260,7 +262,9 @@ SELECT p.key, p.lineage, p."offset" FROM upwell.pending p
 
 -- name: stored_vectors
 -- Kept and copied vectors are read here, in the transaction that writes them (H17).
-SELECT DISTINCT ON (chunk_hash) chunk_hash, embedding::text FROM {embedding} WHERE chunk_hash = ANY(%(hashes)b::bytea[])
+SELECT h.chunk_hash, e.embedding
+  FROM unnest(%(hashes)b::bytea[]) AS h(chunk_hash)
+ CROSS JOIN LATERAL (SELECT embedding::text FROM {embedding} WHERE chunk_hash = h.chunk_hash LIMIT 1) AS e
 
 -- name: cut_embeddings
 -- Chunks beyond the end of the new document.

@@ -28,7 +28,7 @@ SELECT g.collection FROM upwell.generation g JOIN upwell.collection c ON c.name 
 -- Counted, as statistics are gone after a crash; only of the dead nothing else knows.
 SELECT count(*) AS rows, pg_table_size(to_regclass(%(table)s)) AS bytes,
        (SELECT coalesce(max(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relid = to_regclass(%(table)s)) AS dead
-  FROM {relation}
+  FROM ONLY {relation}
 
 -- name: session
 -- A build takes as long as it takes, and a wait for old transactions holds nobody up.
