@@ -33,7 +33,7 @@ ROUNDS: Final = 3
 CHURN_SECONDS: Final = 1800.0
 ORDERED: Final = f"ORDER BY embedding <=> %s::vector LIMIT {NEAREST}"
 QUERIES: Final = {
-    "table": f"SELECT key, chunk_no, embedding <=> %s::vector FROM {VECTORS} {ORDERED}",
+    "table": f"SELECT key, chunk_no, embedding <=> %s::vector FROM ONLY {VECTORS} {ORDERED}",
     "view": f"SELECT id, chunk_no, embedding <=> %s::vector FROM {VIEW} {ORDERED}",
     "function": f"SELECT id, chunk_no, 1 - score FROM upwell.search_document(%s, %s::vector, {NEAREST})",
 }
