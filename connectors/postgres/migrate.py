@@ -43,10 +43,10 @@ LEAST_PGVECTOR: Final = (0, 8)
 #: Dead rows of `embedding` cost results of a search, and a change of metadata leaves one of `record`: rather often than
 #: much (speed of a search after churn, ADR 0020).
 EMBEDDING_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.1"}
+RECORD_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.05", "autovacuum_analyze_scale_factor": "0.05"}
 #: A text's chunks that HNSW is given: from some three hundred on a search has no way out of them (ADR 0023), and
 #: workers that write a text at the same time do not see each other's.
 COPIES_INDEXED: Final = 100
-RECORD_OPTIONS: Final = {"autovacuum_vacuum_scale_factor": "0.05", "autovacuum_analyze_scale_factor": "0.05"}
 
 Connection = psycopg.Connection[Any]
 

@@ -263,7 +263,7 @@ class Checks:
                 "SELECT relname FROM pg_class WHERE relnamespace = 'upwell'::regnamespace AND relkind = 'r'"
             ).fetchall()
             for (name,) in names:
-                if re.fullmatch(r"embedding_.*", name):
+                if re.fullmatch(r"(embedding|repeated)_.*", name):
                     query = sql.SQL(
                         "SELECT key || chunk_text FROM {}"
                     )  # a vector of 384 numbers says nothing

@@ -442,5 +442,5 @@ OPERATIONS: Final[dict[str, tuple[float, Operation]]] = {
     "added column": (0.1, add_column),
     "added column with a default": (0.1, add_column_with_default),
     "dropped column": (0.1, drop_column),
-    "repeated text": (3, repeated_text),
+    "repeated text": (6, repeated_text),
 }

@@ -17,7 +17,7 @@ from connectors.postgres.upkeep import read_vectors
 from tests.contracts.sinks import PostgresSink, layout
 from tests.contracts.steps import change, claim, document, embed_all, take_in
 
-pytestmark = pytest.mark.parametrize("server", [16, 18], indirect=True)
+both = pytest.mark.parametrize("server", [16, 18], indirect=True)
 
 COPIES: Final = 100
 SAME: Final = "not available"
@@ -86,6 +86,7 @@ async def test_a_hundred_of_them_are_indexed(text: Text) -> None:
     assert len(await text.apart()) == 50
 
 
+@both
 async def test_a_row_is_in_one_place_whatever_becomes_of_its_text(text: Text) -> None:
     await text.write(SAME, *range(1, 121))
     apart = await text.apart()
@@ -221,6 +222,7 @@ def fill(
     )
 
 
+@both
 def test_every_text_is_found_among_many_copies_of_one(empty_dsn: str) -> None:
     """All in the index, up to 97 of 100 of the others were found no more (python -m tests.benchmarks.repeated)."""
     draw = np.random.default_rng(7)

@@ -1674,7 +1674,7 @@ UPKEEP: Final = (
         "LIMIT {copies}) AS copy) <= {copies} THEN",
         contract(
             "repeated",
-            "a_hundred_of_them_are_indexed[18]",
+            "a_hundred_of_them_are_indexed",
             "every_text_is_found_among_many_copies_of_one[18]",
         ),
     ),
@@ -1694,7 +1694,7 @@ UPKEEP: Final = (
         LAYOUT,
         "    DELETE FROM ONLY {embedding} WHERE key = NEW.key AND chunk_no = NEW.chunk_no;\n",
         "",
-        contract("repeated", "an_indexed_row_may_take_over_a_repeated_text[18]"),
+        contract("repeated", "an_indexed_row_may_take_over_a_repeated_text"),
     ),
     Guard(
         "search: whoever finds too few in the graph reads all",
@@ -1703,7 +1703,7 @@ UPKEEP: Final = (
         LAYOUT,
         "IF cardinality(nearest) < k THEN",
         "IF false THEN",
-        contract("repeated", "whoever_finds_too_few_in_the_graph_reads_all[18]"),
+        contract("repeated", "whoever_finds_too_few_in_the_graph_reads_all"),
     ),
 )
 
