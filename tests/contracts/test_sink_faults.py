@@ -257,7 +257,8 @@ async def test_a_sink_that_is_stopped_and_started_again(small: SmallServer, on_s
 async def test_a_sink_that_crashes(small: SmallServer, on_small: PostgresSink, number: int) -> None:
     """One of its processes is killed, by the out-of-memory killer say: it ends all and recovers; or it ends at once."""
     if number == signal.SIGKILL:
-        os.kill(small.connect("test").info.backend_pid, number)
+        victim = small.connect("test")  # its process ends with it
+        os.kill(victim.info.backend_pid, number)
     else:
         small.signal(number)
     await more(on_small).succeeds()
