@@ -27,6 +27,8 @@ MANY_DEAD: Final = 10_000
 DEAD_SHARE: Final = 0.2
 #: Rows of `pending` live for seconds: there some are always dead.
 MANY_DEAD_PENDING: Final = 100_000
+#: Chunks beside the index: a search takes two milliseconds for each thousand of them (ADR 0023).
+MANY_APART: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)

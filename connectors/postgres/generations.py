@@ -281,7 +281,7 @@ class Generations:
             embedding=embedding_table(target.collection, target.number),
             live=embedding_table(live.collection, live.number),
         )
-        indexes = hnsw_indexes(self._connection, target.collection, target.number)
+        indexes = hnsw_indexes(self._connection, embedding_table(target.collection, target.number))
         index = indexes.get(hnsw_name(target.collection, target.number))
         indexed = index is not None and index.valid
         return Readiness(**self._rows(query, _place(target))[0], is_indexed=indexed)

@@ -284,13 +284,13 @@ def _record(connection: Connection, layout: CollectionLayout) -> list[str]:
             connection.execute(SQL.filled("add_column", record=record, column=name, type=_type(column)))
             fill(connection, layout, column.name, _type(column))
     index = f"record_{layout.name}_key"
-    if not _is_there(connection, index):
+    if not is_there(connection, index):
         keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.key)
         connection.execute(SQL.filled("index_key", index=sql.Identifier(index), record=record, columns=keys))
     return _again(connection, layout, retyped)
 
 
-def _is_there(connection: Connection, relation: str) -> bool:
+def is_there(connection: Connection, relation: str) -> bool:
     """Asked first: CREATE INDEX IF NOT EXISTS waits for a vacuum even where there is nothing to do."""
     return bool(_one(connection, SQL["is_there"], {"relation": f"upwell.{relation}"})[0])
 
@@ -325,7 +325,7 @@ def make_embedding(connection: Connection, generation: GenerationInfo, index: Ve
     table, name = embedding_table(collection, number), f"embedding_{collection}_g{number}"
     column = {"type": sql.SQL(index.type), "dimension": sql.Literal(generation.dimension)}
     connection.execute(SQL.filled("create_embedding", embedding=table, **column))
-    if not _is_there(connection, f"{name}_hash"):
+    if not is_there(connection, f"{name}_hash"):
         connection.execute(SQL.filled("index_hash", index=sql.Identifier(f"{name}_hash"), embedding=table))
     _grant_worker(connection, record_table(collection), table)
     left = _options(connection, name, EMBEDDING_OPTIONS)
@@ -336,7 +336,7 @@ def _repeated(connection: Connection, collection: str, number: int) -> list[str]
     """The part of the generation's table that is not indexed, and what brings chunks there. Returns what is left."""
     name = f"repeated_{collection}_g{number}"
     parts = _embedding_parts(collection, number)
-    if not _is_there(connection, name):
+    if not is_there(connection, name):
         try:
             with connection.transaction():
                 connection.execute(SQL["patience"])
@@ -380,7 +380,9 @@ def _index(connection: Connection, layout: CollectionLayout, live: GenerationInf
     for as long as it takes: then what is to be done, in words.
     """
     wanted = layout.index
-    there = hnsw_indexes(connection, layout.name, live.number).get(hnsw_name(layout.name, live.number))
+    there = hnsw_indexes(connection, embedding_table(layout.name, live.number)).get(
+        hnsw_name(layout.name, live.number)
+    )
     due = f"run `upwell maintain {layout.name}`"
     if there is not None:
         made_with = f"m = {there.m}, ef_construction = {there.ef_construction}"
@@ -398,11 +400,10 @@ def _index(connection: Connection, layout: CollectionLayout, live: GenerationInf
     return []
 
 
-def hnsw_indexes(connection: Connection, collection: str, generation: int) -> dict[str, IndexFacts]:
-    """HNSW indexes over a generation's vectors by name, in its order."""
-    table = embedding_table(collection, generation).as_string(connection)
+def hnsw_indexes(connection: Connection, table: sql.Identifier) -> dict[str, IndexFacts]:
+    """HNSW indexes of a table by name, in its order; none of a table that is not there."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(SQL["hnsw_indexes"], {"table": table}).fetchall()
+        rows = cursor.execute(SQL["hnsw_indexes"], {"table": table.as_string(connection)}).fetchall()
     return {row["name"]: IndexFacts(**row) for row in rows}
 
 

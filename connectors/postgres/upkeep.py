@@ -18,8 +18,7 @@ from psycopg.rows import dict_row
 
 from connectors.postgres.capture_state import connect_sink
 from connectors.postgres.layout import embedding_table, hnsw_name, record_table, repeated_table, vector_index
-from connectors.postgres.migrate import SQL as LAYOUT
-from connectors.postgres.migrate import alone, check_schema, hnsw_indexes, hnsw_query
+from connectors.postgres.migrate import alone, check_schema, hnsw_indexes, hnsw_query, is_there
 from connectors.postgres.sql import Queries
 from connectors.postgres.translate import sink_errors
 from schemas.errors import SettingsError, UpwellError
@@ -73,7 +72,7 @@ def _rows(
 def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
     collection, number = row["collection"], row["number"]
     name, table = hnsw_name(collection, number), f"embedding_{collection}_g{number}"
-    indexes = hnsw_indexes(connection, collection, number)
+    indexes = hnsw_indexes(connection, embedding_table(collection, number))
     spare = indexes.get(spare_name(collection, number))
     # REINDEX CONCURRENTLY, run by hand and killed, leaves indexes of such names.
     dead = [
@@ -98,11 +97,10 @@ def _vectors(connection: Connection, row: Mapping[str, Any]) -> VectorFacts:
 
 
 def _apart(connection: Connection, collection: str, number: int) -> int:
-    name = f"repeated_{collection}_g{number}"
-    there = _rows(connection, LAYOUT["is_there"], {"relation": f"upwell.{name}"})[0]["is_there"]
-    if not there or _rows(connection, LAYOUT["hnsw_indexes"], {"table": f"upwell.{name}"}):
+    name, table = f"repeated_{collection}_g{number}", repeated_table(collection, number)
+    if not is_there(connection, name) or any(each.valid for each in hnsw_indexes(connection, table).values()):
         return 0
-    return read_table(connection, repeated_table(collection, number), name).rows
+    return read_table(connection, table, name).rows
 
 
 def spare_name(collection: str, generation: int) -> str:

@@ -12,7 +12,7 @@ from connectors.postgres.migrate import LEAST_PGVECTOR, LEAST_SERVER, ROLES, mig
 from connectors.postgres.upkeep import read_vectors
 from schemas.errors import GenerationMismatch
 from schemas.sink import GenerationInfo
-from schemas.upkeep import MANY_DEAD_PENDING, VectorFacts, why_build
+from schemas.upkeep import MANY_APART, MANY_DEAD_PENDING, VectorFacts, why_build
 from streams.doctor import database
 from streams.doctor.core import Check, Questions, State, Verdict, ask_all, fail, not_yet, ok, skipped, warn
 from streams.fit import cores
@@ -24,8 +24,6 @@ GRANTS: Final = "give the sink's administrator the output of `upwell doctor --sq
 #: Beside its pool: slot, listening, repairs, pacing.
 OTHER_CONNECTIONS: Final = 4
 MIB: Final = 1024**2
-#: Chunks beside the index: a search takes two milliseconds for each thousand of them (ADR 0023).
-MANY_APART: Final = 20_000
 
 
 def sink_checks(settings: Settings) -> list[Check]:

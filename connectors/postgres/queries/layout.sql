@@ -41,7 +41,7 @@ SELECT %(collection)s, _key, _lineage, _offset FROM {record}
 ON CONFLICT (collection, key) DO NOTHING
 
 -- name: is_there
-SELECT to_regclass(%(relation)s) IS NOT NULL AS is_there
+SELECT to_regclass(%(relation)s) IS NOT NULL
 
 -- name: index_key
 -- Applications look a row up by its own key.
